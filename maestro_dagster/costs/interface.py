@@ -1,0 +1,43 @@
+"""Usage events: what was consumed, by whom, and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+UsageKind = Literal["llm", "compute", "network", "storage"]
+UsagePhase = Literal["intent", "settled"]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageEvent:
+    """One line of the spool. `cost_nano` is 10^-9 USD; None means the price is unknown, never zero.
+
+    An `intent` is written before a model call with the reserved cost; the `settled` event with the
+    same `event_id` replaces it. An intent never settled counts at its reserved cost.
+    `occurred_at` is RFC 3339 UTC with microseconds.
+    """
+
+    event_id: str
+    phase: UsagePhase
+    tenant: str
+    run_id: str
+    flow: str
+    step: str
+    iteration: int
+    attempt: int
+    kind: UsageKind
+    provider: str
+    model: str
+    env: str
+    tokens_in: int
+    tokens_out: int
+    tokens_cached: int
+    cpu_ms: int
+    bytes_in: int
+    bytes_out: int
+    wall_ms: int
+    cost_nano: int | None
+    price: str  # which dated rate or price list said so
+    outcome: str  # ok, failed, cancelled
+    occurred_at: str

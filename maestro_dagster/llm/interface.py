@@ -1,0 +1,60 @@
+"""What the steps and the engine see of the model hub."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """`messages` are OpenAI chat messages. `route` narrows the choice (max_p95_ms, minimise, quality_floor)."""
+
+    messages: tuple[dict[str, str], ...]
+    model: str | None = None  # a name of the catalogue; None lets the hub choose
+    provider: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    route: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # of the built-in provider: min_words, max_words, keywords
+    region: str | None = None
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """Tokens as the provider counted them; `cost_nano` is 10^-9 USD, None when no price is known."""
+
+    tokens_in: int
+    tokens_out: int
+    tokens_cached: int = 0
+    tokens_reasoning: int = 0
+    cost_nano: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReply:
+    text: str
+    provider: str
+    model: str
+    usage: ModelUsage
+    latency_ms: int
+    generative: bool  # False: the built-in extractive provider; reports must say so
+    finish_reason: str = "stop"
+
+
+class CallLedger(Protocol):
+    """Where a call is written down before it is made, and again when its cost is known."""
+
+    async def intend(self, provider: str, model: str, reserved_nano: int | None) -> str:
+        """Durable before it returns; gives the id to settle. Raises CostError when the budget is used up."""
+
+    async def settle(self, call_id: str, usage: ModelUsage | None, error: str | None = None) -> None: ...
+
+
+class ModelHub(Protocol):
+    def estimate_nano(self, request: ModelRequest) -> int | None:
+        """Upper estimate of the cost in 10^-9 USD, None when no price is known."""
+
+    async def generate(self, request: ModelRequest, ledger: CallLedger) -> ModelReply:
+        """Raises ModelError (`model-unknown`, `model-refused`, `model-unreachable`, `model-price-unknown`)."""
