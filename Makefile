@@ -1,0 +1,68 @@
+# Two commands matter to a newcomer: `make demo` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= demo-project
+PYTEST_ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help setup demo dev test lint bench soak wheel-test picture lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}: call make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# Every package comes from a hash lock; pip's resolver is never asked, `pip check` is.
+$(VENV)/runtime: $(VENV)/python requirements.lock
+	@echo "installing the locked packages (about 200 MB to fetch, one to two minutes) ..."
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/pip check
+	@touch $@
+
+$(VENV)/development: $(VENV)/runtime requirements-dev.lock
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-dev.lock
+	$(BIN)/pip check
+	@touch $@
+
+setup: $(VENV)/development ## install everything for working on Maestro
+
+demo: $(VENV)/runtime ## a real push to a verified evidence bundle, in a new project
+	$(BIN)/maestro demo --dir $(DEMO_DIR)
+
+dev: $(VENV)/runtime ## the Dagster UI and the worker loop on the demo project
+	@test -f $(DEMO_DIR)/shop/pyproject.toml || $(BIN)/maestro demo --dir $(DEMO_DIR)
+	cd $(DEMO_DIR)/shop && $(CURDIR)/$(BIN)/maestro dev
+
+test: $(VENV)/development ## all tests at reduced counts
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/development ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/development ## benchmarks against stock Dagster; one with NAME=...
+	$(BIN)/python bench/run.py $(NAME)
+
+soak: $(VENV)/development ## the same tests with full counts (tens of minutes)
+	MAESTRO_SOAK=1 $(BIN)/python -m pytest --timeout 3600 $(PYTEST_ARGS)
+
+wheel-test: $(VENV)/development ## build the wheel, install it in an empty environment, use it
+	MAESTRO_WHEEL_TEST=1 $(BIN)/python -m pytest tests/wheel --timeout 900 $(PYTEST_ARGS)
+
+picture: $(VENV)/development ## re-make the screenshots of the README (needs chromium)
+	$(BIN)/python docs/picture.py
+
+lock: ## compile the locks again (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group install -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group install --group dev --all-extras -c requirements.lock -o requirements-dev.lock
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) $(DEMO_DIR) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
