@@ -1,0 +1,145 @@
+"""The command `maestro`. Knows the names of the commands; each is imported when it is used."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from maestro_dagster.cli.lazy import LazyGroup, Row
+
+_CLI = "maestro_dagster.cli"
+
+COMMANDS = {
+    "init": Row(f"{_CLI}.init:command", "Make a new project and its key."),
+    "flow": Row(f"{_CLI}.flow:command", "Lint, show, digest, convert or draw a flow."),
+    "schema": Row(f"{_CLI}.schema:command", "Print the JSON Schema of a flow."),
+    "plan": Row(f"{_CLI}.plan:command", "Say what a run would do and cost, and whether it is allowed."),
+    "run": Row(f"{_CLI}.run:command", "Run a flow and wait for its evidence."),
+    "status": Row(f"{_CLI}.status:command", "Show a run, or the newest runs."),
+    "logs": Row(f"{_CLI}.logs:command", "Print the log lines of a run."),
+    "watch": Row(f"{_CLI}.watch:command", "Follow a run until it ends."),
+    "cancel": Row(f"{_CLI}.cancel:command", "Stop a run; it still gets its receipt."),
+    "retry": Row(f"{_CLI}.retry:command", "Resume a run, keeping what is done."),
+    "verify": Row(f"{_CLI}.verify:command", "Check an evidence bundle, offline."),
+    "evidence": Row(f"{_CLI}.evidence:command", "Export the evidence of a run."),
+    "recipe": Row(f"{_CLI}.recipe:command", "List the shipped flows, or add one to the project."),
+    "policy": Row(f"{_CLI}.policy:command", "Evaluate or test the policy packs."),
+    "hook": Row(f"{_CLI}.hook:command", "Let a Git repository tell the project of pushes."),
+    "cost": Row(f"{_CLI}.cost:command", "Report or export what runs cost."),
+    "settings": Row(f"{_CLI}.settings:command", "Print the settings and where each comes from."),
+    "doctor": Row(f"{_CLI}.doctor:command", "Check that this machine and project can run flows."),
+    "dev": Row(f"{_CLI}.dev:command", "Start the UI and the loop that runs what is pushed."),
+    "demo": Row(f"{_CLI}.demo:command", "Show a push become a verified bundle, from end to end."),
+    "template": Row(f"{_CLI}.template:command", "The same as `flow`, under its older name.", hidden=True),
+}
+
+EPILOG = """\b
+Exit codes:
+  0  succeeded, allowed, valid
+  1  failed, invalid, refused
+  2  called wrongly, or a key is missing
+  3  denied by policy or budget
+  4  cancelled
+  5  waiting at a gate
+
+\b
+Example:
+  maestro init shop && cd shop && maestro run hello
+"""
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version
+
+    click.echo(f"maestro {version('maestro-dagster')}")
+    ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup, table=COMMANDS, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version,
+              help="Print the version and exit.")  # fmt: skip
+@click.pass_context
+def command(ctx: click.Context, debug: bool) -> None:
+    """Flows as Dagster assets: governed, signed, priced, provable offline."""
+    ctx.obj = {"debug": debug}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point of the console script. Always ends the process with one of the documented codes."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    code = run_command(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _mute_stdout()
+    sys.exit(code)
+
+
+def run_command(arguments: list[str]) -> int:
+    """Runs one command line; prints its error, if any; gives the exit code."""
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    try:
+        result: Any = command.main(args=arguments, prog_name="maestro", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        return 130
+    except BrokenPipeError:
+        _mute_stdout()
+        return 0
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:  # noqa: BLE001 - the last net: nobody sees a traceback without asking
+        return _report(error, as_json="--json" in own, debug=_wants_debug(own))
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _wants_debug(own: list[str]) -> bool:
+    """`--debug` is an option of `maestro` itself, so it stands before the command's name."""
+    for argument in own:
+        if argument == "--debug":
+            return True
+        if not argument.startswith("-"):
+            break
+    return os.environ.get("MAESTRO_DEBUG") == "1"
+
+
+def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
+    from maestro_dagster.cli.output import print_error
+    from maestro_dagster.errors import MaestroError, UsageError
+
+    if debug and not isinstance(error, click.ClickException):
+        import traceback
+
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, click.ClickException):
+        place = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        remedy = f"see `{place} --help`" if place else ""
+        error = UsageError(error.format_message().rstrip("."), place=place, remedy=remedy)
+    elif not isinstance(error, MaestroError):
+        error = MaestroError(
+            f"unexpected {type(error).__name__}: {error}".replace("\n", " "),
+            remedy="run again as `maestro --debug ...` and report what it prints",
+            code="internal",
+        )
+    return print_error(error, as_json=as_json)
+
+
+def _mute_stdout() -> None:
+    """The reader has gone: what is left in the buffer must not raise again while Python shuts down."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()
