@@ -1,0 +1,105 @@
+"""All that an engine needs from outside, in one frozen bundle. The project room builds it from settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from maestro_dagster.artifacts.interface import ArtifactStore
+from maestro_dagster.costs.interface import UsageEvent
+from maestro_dagster.evidence.interface import Signer
+from maestro_dagster.llm.interface import ModelHub
+from maestro_dagster.policy.interface import PolicyEngine
+from maestro_dagster.sandbox.interface import Cage
+from maestro_dagster.steps.interface import Network, ProjectView, StepKind
+
+if TYPE_CHECKING:
+    from maestro_dagster.engine.journal import Journal
+
+
+class KindSource(Protocol):
+    """Gives the kind behind a pinned package URL. Raises StepError (`kind-unknown`)."""
+
+    def kind(self, uses: str) -> StepKind[Any]: ...
+
+
+class RateSource(Protocol):
+    """Prices of a dated rate card: (10^-9 USD or None when unknown, name of the price)."""
+
+    def price_compute(self, cpu_ms: int, when: str) -> tuple[int | None, str]: ...
+
+    def price_network(self, bytes_in: int, bytes_out: int, when: str) -> tuple[int | None, str]: ...
+
+    def price_storage(self, size: int, when: str) -> tuple[int | None, str]: ...
+
+
+class SpoolAppender(Protocol):
+    def append(self, events: Sequence[UsageEvent], *, durable: bool = True) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class SpoolSource(Protocol):
+    """The usage spool. `read_run` gives each event once, settled ones in place of their intents."""
+
+    def open_run(self, run_id: str) -> SpoolAppender: ...
+
+    def read_run(self, run_id: str) -> list[UsageEvent]: ...
+
+
+def no_secret(name: str) -> str | None:
+    """The default source of secrets: there are none."""
+    del name
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much at once and how long. Times are seconds, sizes bytes."""
+
+    steps_at_once: int = 8
+    default_timeout: float = 3600.0
+    backoff_first: float = 0.5
+    backoff_most: float = 30.0
+    lost_attempts: int = 10  # attempts that died with their process before the step counts as failed
+    cancel_poll: float = 0.25
+    cancel_grace: float = 10.0
+    lease: float = 30.0
+    log_line: int = 8 * 1024
+    log_file: int = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The neighbours of an engine.
+
+    `signer` is None when the project has no key: admission then raises KeyMissingError. `secrets` gives
+    a secret's value or None. `pins` are digests of the operator's files (policies, resources) by name;
+    they go into the evidence. `policy_document` is `policy.document.build_document`.
+    """
+
+    store: ArtifactStore
+    journal: Journal
+    policy: PolicyEngine
+    signer: Signer | None
+    hub: ModelHub
+    cage: Cage
+    catalogue: KindSource
+    rates: RateSource
+    spool: SpoolSource
+    project: ProjectView
+    network: Network
+    evidence_folder: Path
+    scratch_folder: Path  # below the state folder; each attempt gets a folder of its own
+    log_folder: Path
+    policy_document: Callable[..., Mapping[str, Any]]
+    tenant: str = "default"
+    env: str = "dev"
+    secrets: Callable[[str], str | None] = no_secret
+    policy_settings: Mapping[str, Any] = field(default_factory=dict)
+    pins: Mapping[str, str] = field(default_factory=dict)
+    region: str | None = None  # of requests that name none
+    limits: Limits = field(default_factory=Limits)
+    # Reads a Python asset by key ("a/b") for a step's `assets:`; None when the project has none.
+    asset_artifact: Callable[[str, Mapping[str, str]], Any] | None = None
