@@ -15,7 +15,8 @@ class UsageEvent:
 
     An `intent` is written before a model call with the reserved cost; the `settled` event with the
     same `event_id` replaces it. An intent never settled counts at its reserved cost.
-    `occurred_at` is RFC 3339 UTC with microseconds.
+    `occurred_at` is RFC 3339 UTC with microseconds: when the work began. A settlement keeps the time
+    of its intent, so an event never moves from one day to another.
     """
 
     event_id: str
@@ -41,3 +42,4 @@ class UsageEvent:
     price: str  # which dated rate or price list said so
     outcome: str  # ok, failed, cancelled
     occurred_at: str
+    estimated: bool = False  # the tokens were counted here because the provider sent no usage

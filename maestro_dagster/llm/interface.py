@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """`messages` are OpenAI chat messages. `route` narrows the choice (max_p95_ms, minimise, quality_floor)."""
+    """`messages` are OpenAI chat messages. `route` narrows the choice: max_p95_ms, minimise, quality_floor."""
 
     messages: tuple[dict[str, str], ...]
     model: str | None = None  # a name of the catalogue; None lets the hub choose
@@ -16,20 +16,28 @@ class ModelRequest:
     max_tokens: int | None = None
     temperature: float | None = None
     route: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)  # of the built-in provider: min_words, max_words, keywords
+    options: dict[str, Any] = field(
+        default_factory=dict
+    )  # of the built-in provider: min_words, max_words, keywords
     region: str | None = None
     idempotency_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """Tokens as the provider counted them; `cost_nano` is 10^-9 USD, None when no price is known."""
+    """Tokens as the provider counted them; `cost_nano` is 10^-9 USD, None when no price is known.
+
+    `tokens_in` includes the cached ones and those written to a cache, `tokens_out` the reasoning ones.
+    """
 
     tokens_in: int
     tokens_out: int
     tokens_cached: int = 0
     tokens_reasoning: int = 0
     cost_nano: int | None = None
+    tokens_cache_write: int = 0
+    price: str = ""  # which price list said so: "models@2026-01-01#gpt-4o"
+    estimated: bool = False  # the provider sent no usage: counted here, from the text
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,15 @@ class ModelReply:
 class CallLedger(Protocol):
     """Where a call is written down before it is made, and again when its cost is known."""
 
-    async def intend(self, provider: str, model: str, reserved_nano: int | None) -> str:
+    async def intend(
+        self,
+        provider: str,
+        model: str,
+        reserved_nano: int | None,
+        *,
+        reserved_tokens: int = 0,
+        price: str = "",
+    ) -> str:
         """Durable before it returns; gives the id to settle. Raises CostError when the budget is used up."""
 
     async def settle(self, call_id: str, usage: ModelUsage | None, error: str | None = None) -> None: ...
@@ -57,4 +73,4 @@ class ModelHub(Protocol):
         """Upper estimate of the cost in 10^-9 USD, None when no price is known."""
 
     async def generate(self, request: ModelRequest, ledger: CallLedger) -> ModelReply:
-        """Raises ModelError (`model-unknown`, `model-refused`, `model-unreachable`, `model-price-unknown`)."""
+        """Raises ModelError (`model-unknown`, `model-refused`, `model-unreachable`, `model-degenerate`)."""

@@ -1,0 +1,130 @@
+"""Where a model call is written down before it is made, and again when its cost is known."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from maestro_dagster.costs.budget import BudgetCounter, reserve_all
+from maestro_dagster.costs.event import UsageScope
+from maestro_dagster.costs.interface import UsageEvent
+from maestro_dagster.costs.spool import SpoolWriter
+from maestro_dagster.errors import CostError
+
+
+class CallUsage(Protocol):
+    """What the model room reports of a call (its ModelUsage)."""
+
+    @property
+    def tokens_in(self) -> int: ...
+    @property
+    def tokens_out(self) -> int: ...
+    @property
+    def tokens_cached(self) -> int: ...
+    @property
+    def cost_nano(self) -> int | None: ...
+    @property
+    def price(self) -> str: ...
+    @property
+    def estimated(self) -> bool: ...
+
+
+@dataclass(slots=True)
+class _OpenCall:
+    intent: UsageEvent
+    reserved_tokens: int
+    began: float
+
+
+class SpoolLedger:
+    """The ledger of one attempt of one step; implements the model room's CallLedger.
+
+    Budgets are shared between the attempts and steps that they bind: pass the same counters.
+    """
+
+    def __init__(self, writer: SpoolWriter, scope: UsageScope, budgets: Sequence[BudgetCounter] = ()) -> None:
+        self._writer = writer
+        self._scope = scope
+        self._budgets = tuple(budgets)
+        self._open: dict[str, _OpenCall] = {}
+        self.settled: list[UsageEvent] = []
+
+    @property
+    def cost_nano(self) -> int | None:
+        """Of the calls so far, open ones at their reserve; None when one has no known price."""
+        events = [*self.settled, *(call.intent for call in self._open.values())]
+        costs = [event.cost_nano for event in events]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+    @property
+    def tokens(self) -> int:
+        return sum(event.tokens_in + event.tokens_out for event in self.settled)
+
+    async def intend(
+        self,
+        provider: str,
+        model: str,
+        reserved_nano: int | None,
+        *,
+        reserved_tokens: int = 0,
+        price: str = "",
+    ) -> str:
+        place = f"run {self._scope.run_id}, step {self._scope.step}"
+        reserve_all(self._budgets, reserved_nano, reserved_tokens, place=place)
+        intent = self._scope.make_event(
+            "llm",
+            event_id=uuid.uuid4().hex,
+            phase="intent",
+            provider=provider,
+            model=model,
+            cost_nano=reserved_nano,
+            price=price,
+            outcome="open",
+        )
+        try:
+            await asyncio.to_thread(self._writer.append, [intent])
+        except CostError:
+            for budget in self._budgets:
+                budget.add(-(reserved_nano or 0), -reserved_tokens)
+            raise
+        self._open[intent.event_id] = _OpenCall(intent, reserved_tokens, time.monotonic())
+        return intent.event_id
+
+    async def settle(self, call_id: str, usage: CallUsage | None, error: str | None = None) -> None:
+        """Without usage the reserve stands: nobody knows what an abandoned call cost, it may be all of it."""
+        call = self._open.get(call_id)
+        if call is None:
+            raise CostError(
+                "this call was never intended, or was settled before", place=call_id, code="call-unknown"
+            )
+        event = replace(
+            call.intent,
+            phase="settled",
+            outcome="ok" if error is None else ("cancelled" if error == "cancelled" else "failed"),
+            wall_ms=round((time.monotonic() - call.began) * 1000),
+            estimated=usage is None,
+        )
+        if usage is not None:
+            event = replace(
+                event,
+                tokens_in=usage.tokens_in,
+                tokens_out=usage.tokens_out,
+                tokens_cached=usage.tokens_cached,
+                cost_nano=usage.cost_nano,
+                price=usage.price or event.price,
+                estimated=usage.estimated,
+            )
+        await asyncio.to_thread(self._writer.append, [event])
+        del self._open[call_id]
+        self.settled.append(event)
+        if usage is None:
+            return
+        reserved = call.intent.cost_nano or 0
+        cost = reserved if usage.cost_nano is None else usage.cost_nano
+        tokens = usage.tokens_in + usage.tokens_out
+        for budget in self._budgets:
+            budget.add(cost - reserved, tokens - call.reserved_tokens)
