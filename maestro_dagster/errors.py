@@ -22,7 +22,7 @@ once released: scripts match on the code, people read the text.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class MaestroError(Exception):
@@ -60,7 +60,8 @@ class MaestroError(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process borders (cage, worker); the default pickling would lose the keywords.
-        return (_rebuild, (type(self), self.fact, self.place, self.remedy, self.error_code))
+        rebuild = (type(self), self.fact, self.place, self.remedy, self.error_code)
+        return (_rebuild, rebuild, self.__dict__)
 
 
 def _rebuild(kind: type[MaestroError], fact: str, place: str, remedy: str, code: str) -> MaestroError:
@@ -73,7 +74,10 @@ class UsageError(MaestroError):
 
 
 class ManifestError(MaestroError):
+    """A flow cannot be read or is wrong. `diagnostics` holds every finding (manifest.diagnostic.Diagnostic)."""
+
     code = "manifest"
+    diagnostics: tuple[Any, ...] = ()
 
 
 class ProjectError(MaestroError):

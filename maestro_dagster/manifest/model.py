@@ -11,9 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 LicenseClass = Literal["MIT_OK", "OPEN_DATA_OK", "RESTRICTED_TOS", "PROPRIETARY_CLIENT", "EMBARGOED"]
 RetentionTier = Literal["ephemeral-7d", "short-30d", "standard-365d", "long-1825d", "legal-hold"]
-Purpose = Literal[
-    "investigation", "threat-intel", "fraud-risk", "t&s", "benchmarking", "training", "demo"
-]
+Purpose = Literal["investigation", "threat-intel", "fraud-risk", "t&s", "benchmarking", "training", "demo"]
 DataClass = Literal["public", "internal", "confidential", "personal"]
 Isolation = Literal["namespaces", "none"]
 
