@@ -1,0 +1,98 @@
+"""`make picture`: runs the demo's project under a real Dagster UI and takes the README's screenshots.
+
+Needs chromium on the PATH (or MAESTRO_CHROMIUM) and the `browser` extra.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "docs" / "pictures"
+BIN = Path(sys.executable).parent
+
+
+def main() -> None:
+    chromium = os.environ.get("MAESTRO_CHROMIUM") or shutil.which("chromium")
+    if not chromium:
+        sys.exit("no chromium: install your distribution's package or set MAESTRO_CHROMIUM")
+    demo = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / "demo-project"
+    shop = demo / "shop"
+    if not (shop / "pyproject.toml").is_file():
+        subprocess.run([str(BIN / "maestro"), "demo", "--dir", str(demo)], check=True, timeout=300)
+    run_id = _newest_run(shop, "python-release")
+    port = _free_port()
+    OUT.mkdir(exist_ok=True)
+    with _server(shop, port):
+        _take(chromium, f"http://127.0.0.1:{port}", run_id)
+
+
+def _take(chromium: str, base: str, run_id: str) -> None:
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=flags)
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        # The newsletter window of a first visit would stand before every picture.
+        page.request.post(f"{base}/graphql", data={"query": "mutation { setNuxSeen }"})
+        for name, path in (
+            ("graph", "/asset-groups/"),
+            ("evidence", "/assets/python-release/evidence?view=overview"),
+            ("artifact", "/assets/python-release/build?view=overview"),
+            ("checks", "/assets/python-release/evidence?view=checks"),
+            ("plots", "/assets/python-release/build?view=plots"),
+            ("run", f"/runs?q%5B0%5D=tag%3Amaestro%2Frun_id%3D{run_id}"),
+        ):
+            page.goto(base + path, wait_until="networkidle")
+            page.wait_for_timeout(2500)
+            page.screenshot(path=str(OUT / f"{name}.png"))
+            print(f"docs/pictures/{name}.png")  # noqa: T201 - this is the program's output
+        browser.close()
+
+
+def _newest_run(shop: Path, flow: str) -> str:
+    done = subprocess.run(
+        [str(BIN / "maestro"), "status", "--json"], cwd=shop, capture_output=True, text=True, timeout=60, check=True
+    )
+    return next(run["run_id"] for run in json.loads(done.stdout)["runs"] if run["flow"] == flow)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _server(shop: Path, port: int) -> Iterator[None]:
+    process = subprocess.Popen(
+        [str(BIN / "maestro"), "dev", "--port", str(port)], cwd=shop, start_new_session=True
+    )
+    try:
+        end = time.monotonic() + 90
+        while time.monotonic() < end:
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=2).close()  # noqa: S310
+                break
+            time.sleep(0.5)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+if __name__ == "__main__":
+    main()
