@@ -51,7 +51,9 @@ class Claim:
     reason: str | None = None  # why skipped or cancelled
     model: Mapping[str, Any] | None = None  # provider, model, tokens_in, tokens_out, latency_ms, generative
     facts: Mapping[str, Any] = field(default_factory=dict)  # what the kind found out, small JSON
-    iterations: tuple[Mapping[str, Any], ...] = ()  # of control/map: index, input digest, output digest, status
+    iterations: tuple[
+        Mapping[str, Any], ...
+    ] = ()  # of control/map: index, input digest, output digest, status
 
 
 class Signer(Protocol):
@@ -78,7 +80,9 @@ class BuiltArtifact:
     name: str
     digest: str
     step: str
-    dependencies: tuple[tuple[str, str], ...] = ()  # (uri, sha256 digest), e.g. the checkout's commit and tree
+    dependencies: tuple[
+        tuple[str, str], ...
+    ] = ()  # (uri, sha256 digest), e.g. the checkout's commit and tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,5 +101,7 @@ class RunRecord:
     slos: Mapping[str, Any]
     cost_report: Mapping[str, Any]
     built: tuple[BuiltArtifact, ...] = ()
-    context: Mapping[str, Any] = field(default_factory=dict)  # cause, actor, git, project digests, dagster runs
+    context: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # cause, actor, git, project digests, dagster runs
     warnings: tuple[str, ...] = ()
