@@ -26,6 +26,9 @@ class CagedCommand:
     output_limit: int = 4 * 1024 * 1024
     memory_limit: int = 4 * 1024**3
     isolation: str = "namespaces"  # or "none": said by the flow, recorded in the claim
+    allow_private: tuple[str, ...] = ()  # hosts or CIDRs that egress may reach although they are private
+    process_limit: int = 512
+    disk_limit: int = 4 * 1024**3  # of all writable folders together
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,10 @@ class CagedResult:
     max_rss_bytes: int
     wall_seconds: float
     isolation: str
+    killed: str = ""  # "time", "memory", "disk" or "output": the limit that ended it
+    network_in: int = 0
+    network_out: int = 0
+    refused_hosts: tuple[str, ...] = ()  # asked for, but not declared or not allowed
 
 
 class Cage(Protocol):
