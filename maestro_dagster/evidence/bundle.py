@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from maestro_dagster.errors import EvidenceError
+from maestro_dagster.errors import EvidenceError, ManifestError
 from maestro_dagster.evidence.archive import write_archive
 from maestro_dagster.evidence.claim import read_claim
 from maestro_dagster.evidence.dsse import sign_statement
@@ -72,7 +72,7 @@ def assemble_bundle(
     files = {
         CLAIMS: b"".join(line + b"\n" for line in record.claims),
         DECISIONS: canonical_json(dict(record.decisions)),
-        SBOM: record.sbom,
+        SBOM: _canonical_sbom(record.sbom),
         SLOS: canonical_json(dict(record.slos)),
         COSTS: canonical_json(dict(record.cost_report)),
         MANIFEST_HASH: f"{record.flow_digest}\n".encode(),
@@ -93,6 +93,13 @@ def assemble_bundle(
     digests = {name: digest_bytes(data) for name, data in files.items()}
     files[RECEIPT] = sign_statement(write_receipt(description, digests), signer)
     return write_archive(files)
+
+
+def _canonical_sbom(data: bytes) -> bytes:
+    try:
+        return canonical_json(json.loads(data))
+    except (ValueError, RecursionError, ManifestError) as error:
+        raise EvidenceError("the SBOM of the run is not JSON", code="sbom-invalid") from error
 
 
 def describe_files(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
