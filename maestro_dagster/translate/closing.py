@@ -1,0 +1,103 @@
+"""The end of a run: its evidence and SBOM as assets, with the checks on them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from maestro_dagster.engine.interface import RunView
+from maestro_dagster.manifest.canonical import digest_bytes
+from maestro_dagster.translate.check import evidence_checked, policy_checked
+from maestro_dagster.translate.event import RUN_TAG, Checked, Made, cost_metadata
+from maestro_dagster.translate.plan import FlowPlan
+from maestro_dagster.translate.runtime import Runtime
+from maestro_dagster.translate.timeline import format_seconds, timeline_markdown
+from maestro_dagster.translate.translator import FlowTranslatorSettings
+
+CLOSED = frozenset({"succeeded", "failed", "denied", "cancelled"})
+ENDED = frozenset({"done", "failed", "skipped", "cancelled", "reused"})
+
+
+def is_finished(view: RunView) -> bool:
+    """Whether every step has ended, so that the run can be closed."""
+    return all(step.status in ENDED for step in view.steps)
+
+
+def close_run(
+    runtime: Runtime, plan: FlowPlan, run_id: str, settings: FlowTranslatorSettings
+) -> Iterator[Made | Checked]:
+    """Closes the run (again, if it was closed before: the same bytes) and says what came of it."""
+    bundle = runtime.engine.close(run_id)
+    view = runtime.engine.view(run_id)
+    data = bundle.read_bytes()
+    yield Made(plan.evidence_key, digest_bytes(data), _evidence_metadata(view, bundle, data, settings), run_id)
+    if plan.sbom is not None:
+        sbom = read_sbom(bundle)
+        yield Made(plan.keys[plan.sbom], digest_bytes(sbom), _sbom_metadata(view, bundle, sbom), run_id)
+    if not settings.enable_checks:
+        return
+    yield policy_checked(view, plan.evidence_key)
+    signer = runtime.engine.services.signer
+    if signer is not None:
+        yield from evidence_checked(view, plan.evidence_key, bundle, signer.public_pem)
+
+
+def _evidence_metadata(
+    view: RunView, bundle: Path, data: bytes, settings: FlowTranslatorSettings
+) -> dict[str, Any]:
+    costs = [step.cost_nano for step in view.steps]
+    known = [cost for cost in costs if cost is not None]
+    begun = view.started_at or view.requested_at
+    metadata: dict[str, Any] = {
+        "status": view.status,
+        "path": dg.MetadataValue.path(str(bundle)),
+        "size": dg.MetadataValue.int(len(data)),
+        "verify": dg.MetadataValue.md(f"`maestro verify {bundle}`"),
+        "flow_digest": view.flow_digest,
+        "steps": dg.MetadataValue.md(_table(view)),
+        "tokens": dg.MetadataValue.int(sum(step.tokens for step in view.steps)),
+        "duration_s": dg.MetadataValue.float(round(max((view.finished_at or begun) - begun, 0.0), 3)),
+        RUN_TAG: view.run_id,
+        **cost_metadata(sum(known) if len(known) == len(costs) else None),
+    }
+    if view.git:
+        metadata["git"] = dg.MetadataValue.json(dict(view.git))
+    if settings.enable_timeline and view.steps:
+        metadata["timeline"] = dg.MetadataValue.md(timeline_markdown(view))
+    return metadata
+
+
+def _table(view: RunView) -> str:
+    """The steps as a Markdown table; a long run shows what did not succeed and how many did."""
+    shown = [step for step in view.steps if len(view.steps) <= 60 or step.status not in {"done", "reused"}][:60]  # noqa: PLR2004
+    rows = "".join(
+        f"| {step.step} | {step.status} | {step.attempts} | {format_seconds(step.duration_ms / 1000)} |\n"
+        for step in shown
+    )
+    left_out = len(view.steps) - len(shown)
+    more = f"\n{left_out} more steps are not shown.\n" if left_out else ""
+    return f"| step | status | attempts | time |\n|---|---|---|---|\n{rows}{more}"
+
+
+def read_sbom(bundle: Path) -> bytes:
+    """The CycloneDX document in a bundle."""
+    with zipfile.ZipFile(bundle) as archive:
+        return archive.read("sbom.json")
+
+
+def _sbom_metadata(view: RunView, bundle: Path, sbom: bytes) -> dict[str, Any]:
+    components = json.loads(sbom).get("components", [])
+    lines = [f"| {each.get('name')} | {each.get('version', '')} |" for each in components[:40]]
+    return {
+        "media_type": "application/vnd.cyclonedx+json",
+        "size": dg.MetadataValue.int(len(sbom)),
+        "components": dg.MetadataValue.int(len(components)),
+        "preview": dg.MetadataValue.md("\n".join(["| component | version |", "|---|---|", *lines])),
+        "evidence": dg.MetadataValue.path(str(bundle)),
+        RUN_TAG: view.run_id,
+    }

@@ -1,0 +1,166 @@
+"""The body of an op: runs its steps through the engine and tells Dagster of each as it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import dagster as dg
+
+from maestro_dagster.engine.interface import StepOutcome
+from maestro_dagster.errors import DeniedError, MaestroError
+from maestro_dagster.translate.adoption import adopt_run
+from maestro_dagster.translate.check import gate_checked
+from maestro_dagster.translate.closing import CLOSED, close_run, is_finished
+from maestro_dagster.translate.event import RUN_TAG, Checked, Made, artifact_made
+from maestro_dagster.translate.lease import hold_lease
+from maestro_dagster.translate.plan import FlowPlan, Op
+from maestro_dagster.translate.runtime import Runtime, RuntimeSource
+from maestro_dagster.translate.translator import FlowTranslator
+
+LOG_LIMIT = 16 * 1024  # characters of a step's log lines in one event of the event log
+
+
+def run_op(
+    context: dg.AssetExecutionContext,
+    plan: FlowPlan,
+    op: Op,
+    translator: FlowTranslator,
+    source: RuntimeSource,
+) -> Iterator[Any]:
+    """Yields materialisations and check results; raises dg.Failure at the end when a step failed."""
+    runtime = source()
+    with ExitStack() as held:
+        run_id = context.run.tags.get(RUN_TAG)
+        if run_id is None:
+            run_id = adopt_run(context, plan, runtime)
+            held.enter_context(hold_lease(runtime.engine, run_id))
+        try:
+            yield from _run_steps(context, plan, op, translator, runtime, run_id)
+        except MaestroError as error:
+            raise _failure(error.to_json()) from error
+
+
+def _run_steps(
+    context: dg.AssetExecutionContext,
+    plan: FlowPlan,
+    op: Op,
+    translator: FlowTranslator,
+    runtime: Runtime,
+    run_id: str,
+) -> Iterator[Any]:
+    engine = runtime.engine
+    decision = engine.admit(run_id)
+    failed: list[StepOutcome] = []
+    if decision.allow:
+        for outcome in engine.stream_segment(run_id, op.steps):
+            _log_lines(context, runtime, translator, run_id, outcome)
+            yield from _selected(context, _events(plan, runtime, translator, run_id, outcome))
+            if outcome.status == "failed":
+                failed.append(outcome)
+    view = engine.view(run_id)
+    if view.status in CLOSED or is_finished(view):
+        yield from _closing_events(context, plan, runtime, translator, run_id)
+    if not decision.allow:
+        raise _failure(denial(run_id, [each.to_json() for each in decision.violations]).to_json())
+    if failed:
+        raise _failure(failed[0].error or {}, step=failed[0].step, others=[each.step for each in failed[1:]])
+    if view.status == "cancelled" or any(step.status == "cancelled" for step in view.steps):
+        raise dg.Failure("the run was cancelled", metadata={RUN_TAG: run_id}, allow_retries=False)
+
+
+def _events(
+    plan: FlowPlan, runtime: Runtime, translator: FlowTranslator, run_id: str, outcome: StepOutcome
+) -> Iterator[Made | Checked]:
+    key = plan.keys.get(outcome.step)
+    if key is None:
+        return
+    if outcome.artifact is not None and outcome.status in {"done", "reused"}:
+        evidence = str(runtime.engine.services.evidence_folder / f"{run_id}.zip")
+        yield artifact_made(outcome, key, run_id, evidence, translator.settings.preview_limit)
+    if translator.settings.enable_checks and (checked := gate_checked(outcome, key)):
+        yield checked
+
+
+def _closing_events(
+    context: dg.AssetExecutionContext,
+    plan: FlowPlan,
+    runtime: Runtime,
+    translator: FlowTranslator,
+    run_id: str,
+) -> Iterator[Any]:
+    """Evidence that this Dagster run was not asked for is recorded too, beside the run."""
+    events = list(close_run(runtime, plan, run_id, translator.settings))
+    if plan.evidence_key in context.selected_asset_keys:
+        yield from _selected(context, iter(events))
+    else:
+        report_events(context.instance, events, partition_of(context))
+
+
+def report_events(instance: dg.DagsterInstance, events: list[Made | Checked], partition: str | None) -> None:
+    """Records events without a Dagster run."""
+    for event in events:
+        if isinstance(event, Made):
+            instance.report_runless_asset_event(event.to_event(partition))
+        else:
+            instance.report_runless_asset_event(event.to_event())
+
+
+def partition_of(context: dg.AssetExecutionContext) -> str | None:
+    return context.partition_key if context.has_partition_key else None
+
+
+def _selected(context: dg.AssetExecutionContext, events: Iterator[Made | Checked]) -> Iterator[Any]:
+    """Only what this Dagster run was asked for: the rest is recorded already, or not wanted."""
+    checks = context.selected_asset_check_keys
+    for event in events:
+        if isinstance(event, Made):
+            if event.key in context.selected_asset_keys:
+                yield event.to_result()
+        elif dg.AssetCheckKey(event.key, event.name) in checks:
+            yield event.to_result()
+
+
+def _log_lines(
+    context: dg.AssetExecutionContext,
+    runtime: Runtime,
+    translator: FlowTranslator,
+    run_id: str,
+    outcome: StepOutcome,
+) -> None:
+    """The step's lines as one event: each event costs a transaction."""
+    if not translator.settings.enable_logs or not outcome.fresh:
+        return
+    lines = [str(line.get("line", line.get("text", line))) for line in runtime.engine.logs(run_id, outcome.step)]
+    if lines:
+        text = "\n".join(lines)
+        shown = text if len(text) <= LOG_LIMIT else f"{text[:LOG_LIMIT]}\n… see `maestro logs {run_id}`"
+        context.log.info(f"{outcome.step}:\n{shown}")
+
+
+def denial(run_id: str, violations: list[dict[str, str]]) -> DeniedError:
+    """The error of a denied run: the first rule that was broken, and how many more there are."""
+    first = violations[0] if violations else {}
+    more = f" (and {len(violations) - 1} more)" if len(violations) > 1 else ""
+    return DeniedError(
+        f"denied by {first.get('pack', 'policy')}: {first.get('message', 'no verdict allows it')}{more}",
+        place=f"run {run_id}" + (f", step {first['step']}" if first.get("step") else ""),
+        remedy=first.get("remedy", "see `maestro policy eval`"),
+    )
+
+
+def _failure(error: Mapping[str, str], step: str = "", others: list[str] | None = None) -> dg.Failure:
+    """An engine's error as Dagster shows it: fact as the description, the rest as metadata."""
+    fact = error.get("fact") or "the step failed"
+    metadata: dict[str, Any] = {
+        "fact": fact,
+        "place": error.get("place", ""),
+        "remedy": error.get("remedy", ""),
+        "code": error.get("code", ""),
+    }
+    if step:
+        metadata["step"] = step
+    if others:
+        metadata["failed too"] = ", ".join(others)
+    return dg.Failure(f"{step}: {fact}" if step else fact, metadata=metadata, allow_retries=False)

@@ -1,0 +1,114 @@
+"""A flow as Dagster assets and a job: the Python face of the translation.
+
+    from maestro_dagster import build_flow_assets
+
+    defs = dg.Definitions(assets=build_flow_assets("assets/hello.yaml"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from maestro_dagster.manifest.model import Flow
+from maestro_dagster.translate.check import check_specs
+from maestro_dagster.translate.execution import run_op
+from maestro_dagster.translate.io_manager import (
+    FLOW_IO_KEY,
+    FLOW_METADATA,
+    ROLE_METADATA,
+    STEP_METADATA,
+    flow_io_manager,
+)
+from maestro_dagster.translate.plan import FlowPlan, Op, Output, is_partitioned, partitions_name, plan_flow
+from maestro_dagster.translate.runtime import RuntimeSource, project_runtime
+from maestro_dagster.translate.translator import FlowTranslator
+
+
+def build_flow_assets(
+    flow: Flow | str | Path,
+    translator: FlowTranslator | None = None,
+    *,
+    runtime: RuntimeSource = project_runtime,
+) -> list[dg.AssetsDefinition]:
+    """The assets of a flow, or of the flow in a file.
+
+    Args:
+        flow: a flow, or the path of a manifest in any of the three dialects.
+        translator: how keys, groups, owners, tags and kinds are made.
+        runtime: opens the engine when an op runs; by default that of the project around the working
+            directory.
+
+    Raises ManifestError when the manifest cannot be read.
+    """
+    translator = translator or FlowTranslator()
+    plan = plan_flow(read_if_path(flow), translator)
+    return [build_op(plan, op, translator, runtime) for op in plan.ops]
+
+
+def read_if_path(flow: Flow | str | Path) -> Flow:
+    if isinstance(flow, Flow):
+        return flow
+    from maestro_dagster.manifest.read import read_flow
+
+    return read_flow(Path(flow))
+
+
+def build_op(
+    plan: FlowPlan, op: Op, translator: FlowTranslator, runtime: RuntimeSource
+) -> dg.AssetsDefinition:
+    """One op of a flow as a multi-asset of which any subset may run and any output may be missing."""
+    own = {output.key for output in op.outputs}
+    outside = sorted({key for output in op.outputs for key in output.parents} - own)
+
+    @dg.multi_asset(
+        name=op.name,
+        outs={
+            output.name: dg.AssetOut.from_spec(
+                _spec(translator, output),
+                is_required=False,
+                io_manager_key=FLOW_IO_KEY,
+            )
+            for output in op.outputs
+        },
+        deps=outside,
+        internal_asset_deps={output.name: set(output.parents) for output in op.outputs},
+        check_specs=check_specs(plan, op) if translator.settings.enable_checks else None,
+        partitions_def=partitions_of(plan.flow),
+        can_subset=True,
+        resource_defs={FLOW_IO_KEY: flow_io_manager(runtime)},
+        op_tags={"maestro/pod": "true"} if op.pod else None,
+    )
+    def run_flow_steps(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        yield from run_op(context, plan, op, translator, runtime)
+
+    return run_flow_steps
+
+
+def _spec(translator: FlowTranslator, output: Output) -> dg.AssetSpec:
+    """The translator's spec, with what the IO manager needs to find the artifact again."""
+    product = output.product
+    found = {FLOW_METADATA: product.flow.name, STEP_METADATA: product.name, ROLE_METADATA: product.role}
+    spec = translator.get_asset_spec(product)
+    return spec.replace_attributes(key=output.key, metadata={**spec.metadata, **found})
+
+
+def partitions_of(flow: Flow) -> dg.DynamicPartitionsDefinition | None:
+    """One partition a repository and ref for flows that run on pushes, so that branches stay apart."""
+    return dg.DynamicPartitionsDefinition(name=partitions_name(flow.name)) if is_partitioned(flow) else None
+
+
+def build_flow_job(flow: Flow | str | Path, translator: FlowTranslator | None = None) -> Any:
+    """The job of a flow, for `Definitions(jobs=...)`: all its assets, in one process."""
+    translator = translator or FlowTranslator()
+    plan = plan_flow(read_if_path(flow), translator)
+    return dg.define_asset_job(
+        plan.job_name,
+        selection=dg.AssetSelection.assets(*plan.keys.values()),
+        description=plan.flow.description or None,
+        tags={"maestro/flow": plan.flow.name},
+        executor_def=dg.in_process_executor,
+    )

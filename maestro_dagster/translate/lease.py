@@ -1,0 +1,62 @@
+"""Who works on a run: one process at a time, for as long as it says so."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from maestro_dagster.errors import JournalError, MaestroError
+
+if TYPE_CHECKING:
+    from maestro_dagster.engine.engine import Engine
+
+_LOG = logging.getLogger(__name__)
+RENEW_SECONDS = 5.0  # several times within the engine's lease
+
+
+def lease_owner() -> str:
+    """`<host>:<pid>` of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+@contextmanager
+def hold_lease(engine: Engine, run_id: str, owner: str | None = None) -> Iterator[None]:
+    """Holds the run for the time of the block, renewing in a thread.
+
+    Raises JournalError `run-busy` when another process holds it.
+    """
+    owner = owner or lease_owner()
+    if not engine.take_lease(run_id, owner):
+        raise JournalError(
+            f"another process works on the run {run_id}",
+            place=f"run {run_id}",
+            remedy="follow it with `maestro watch`, or stop it with `maestro cancel`",
+            code="run-busy",
+        )
+    stop = threading.Event()
+    renewing = threading.Thread(
+        target=_renew, args=(engine, run_id, owner, stop), name=f"lease-{run_id}", daemon=True
+    )
+    renewing.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        renewing.join()
+        engine.release(run_id, owner)
+
+
+def _renew(engine: Engine, run_id: str, owner: str, stop: threading.Event) -> None:
+    last = time.monotonic()
+    while not stop.wait(RENEW_SECONDS):
+        try:
+            engine.renew(run_id, owner)
+            last = time.monotonic()
+        except MaestroError as error:
+            _LOG.warning("the lease of %s was not renewed for %.0f s: %s", run_id, time.monotonic() - last, error)
