@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,9 @@ class TreeEntry:
 
 class ArtifactStore(Protocol):
     def put_bytes(self, data: bytes, media_type: str) -> Artifact: ...
+
+    def put_many(self, contents: Sequence[tuple[bytes, str]]) -> list[Artifact]:
+        """Stores (content, media type) pairs at the price of about one wait for the disk."""
 
     def put_file(self, path: Path, media_type: str) -> Artifact: ...
 

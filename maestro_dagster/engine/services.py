@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from maestro_dagster.artifacts.interface import ArtifactStore
-from maestro_dagster.costs.interface import UsageEvent
+from maestro_dagster.costs.rate import RateCard
+from maestro_dagster.costs.spool import Spool
 from maestro_dagster.evidence.interface import Signer
 from maestro_dagster.llm.interface import ModelHub
 from maestro_dagster.policy.interface import PolicyEngine
@@ -25,33 +26,10 @@ class KindSource(Protocol):
     def kind(self, uses: str) -> StepKind[Any]: ...
 
 
-class RateSource(Protocol):
-    """Prices of a dated rate card: (10^-9 USD or None when unknown, name of the price)."""
-
-    def price_compute(self, cpu_ms: int, when: str) -> tuple[int | None, str]: ...
-
-    def price_network(self, bytes_in: int, bytes_out: int, when: str) -> tuple[int | None, str]: ...
-
-    def price_storage(self, size: int, when: str) -> tuple[int | None, str]: ...
-
-
-class SpoolAppender(Protocol):
-    def append(self, events: Sequence[UsageEvent], *, durable: bool = True) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class SpoolSource(Protocol):
-    """The usage spool. `read_run` gives each event once, settled ones in place of their intents."""
-
-    def open_run(self, run_id: str) -> SpoolAppender: ...
-
-    def read_run(self, run_id: str) -> list[UsageEvent]: ...
-
-
 def no_secret(name: str) -> str | None:
     """The default source of secrets: there are none."""
     del name
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +64,8 @@ class Services:
     hub: ModelHub
     cage: Cage
     catalogue: KindSource
-    rates: RateSource
-    spool: SpoolSource
+    rates: RateCard
+    spool: Spool
     project: ProjectView
     network: Network
     evidence_folder: Path
@@ -101,5 +79,3 @@ class Services:
     pins: Mapping[str, str] = field(default_factory=dict)
     region: str | None = None  # of requests that name none
     limits: Limits = field(default_factory=Limits)
-    # Reads a Python asset by key ("a/b") for a step's `assets:`; None when the project has none.
-    asset_artifact: Callable[[str, Mapping[str, str]], Any] | None = None
