@@ -52,9 +52,7 @@ def export_claim(bundle: bytes, step: str) -> bytes:
 def verify_claim(data: bytes, trust: Trust) -> VerifyReport:
     """Judges what `export_claim` wrote. Whatever is wrong is a problem in the report."""
     try:
-        proof = read_canonical(data, "the proof", code="proof")
-        if not isinstance(proof, dict) or set(proof) != _FIELDS or proof["schema"] != PROOF_SCHEMA:
-            raise EvidenceError("the file is no proof of a claim", code="proof-invalid")
+        proof = _read_proof(data)
         predicate = open_receipt(canonical_json(proof["receipt"]), trust)
         line = canonical_json(proof["claim"])
         claim = read_claim(line)
@@ -74,6 +72,13 @@ def verify_claim(data: bytes, trust: Trust) -> VerifyReport:
         predicate["flow"]["digest"],
         trust.signer_line(),
     )
+
+
+def _read_proof(data: bytes) -> dict[str, Any]:
+    proof = read_canonical(data, "the proof", code="proof")
+    if not isinstance(proof, dict) or set(proof) != _FIELDS or proof["schema"] != PROOF_SCHEMA:
+        raise EvidenceError("the file is no proof of a claim", code="proof-invalid")
+    return proof
 
 
 def _check_path(proof: dict[str, Any], line: bytes, predicate: dict[str, Any]) -> None:

@@ -51,8 +51,8 @@ class PublicKey:
 
         return ED25519 if isinstance(self._key, Ed25519PublicKey) else P256
 
-    def verifies(self, signature: bytes, payload: bytes) -> bool:
-        """An ECDSA signature must also be in the one form that our signer writes: DER, low s."""
+    def verifies(self, signature: bytes, payload: bytes, *, strict: bool = True) -> bool:
+        """Strict: an ECDSA signature must be in the one form that our signer writes, DER with low s."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
@@ -65,7 +65,7 @@ class PublicKey:
             self._key.verify(signature, payload, ECDSA(hashes.SHA256()))
         except InvalidSignature:
             return False
-        return _lower_s(signature) == signature
+        return not strict or _lower_s(signature) == signature
 
 
 class KeySigner:

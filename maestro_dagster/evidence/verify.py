@@ -7,7 +7,9 @@ stage that found something, because its findings would mean nothing.
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,16 +65,15 @@ def verify_bundle(
     """Judges an evidence.zip by the given public keys (PEM), or by `trust` instead of keys.
 
     Raises KeyMissingError when there is nothing to judge by, EvidenceError (`bundle-missing`,
-    `bundle-unreadable`) when the file cannot be read. Whatever is wrong inside is a problem in the report.
+    `bundle-unreadable`, `bundle-too-large`) when the file cannot be read. Whatever is wrong inside is a problem in the report.
     """
     judge = trust or KeyTrust(keys)
+    content = read_limited(data) if isinstance(data, Path) else data
     try:
-        files = read_archive(read_limited(data) if isinstance(data, Path) else data)
+        files = read_archive(content)
         _check_names(files)
         predicate = _open_receipt(files, judge)
     except EvidenceError as error:
-        if error.error_code in {"bundle-missing", "bundle-unreadable"}:
-            raise
         return VerifyReport((Problem(error.error_code, error.place, error.fact),))
     described = VerifyReport(
         problems=tuple(_check_digests(files, predicate)),
@@ -97,10 +98,23 @@ def verify_bundle(
 
 
 def read_limited(path: Path, limit: int = SIZE_LIMIT) -> bytes:
-    """The file's bytes, one more than the limit at most, so that a huge file is refused unread."""
+    """The bytes of a regular file; one that is larger than the limit is refused unread.
+
+    Raises EvidenceError: `bundle-missing`, `bundle-unreadable`, `bundle-too-large`.
+    """
     try:
-        with path.open("rb") as file:
-            return file.read(limit + 1)
+        with path.open("rb", opener=_open_at_once) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise _unreadable(path, "it is not a regular file")
+            if status.st_size > limit:
+                raise EvidenceError(
+                    f"the file has {status.st_size} bytes, more than the {limit} that a bundle may have",
+                    place=str(path),
+                    remedy="give the path of an evidence.zip",
+                    code="bundle-too-large",
+                )
+            return file.read(limit)
     except FileNotFoundError as error:
         raise EvidenceError(
             "there is no such file",
@@ -109,12 +123,20 @@ def read_limited(path: Path, limit: int = SIZE_LIMIT) -> bytes:
             code="bundle-missing",
         ) from error
     except OSError as error:
-        raise EvidenceError(
-            f"the file cannot be read: {error.strerror}",
-            place=str(path),
-            remedy="give the path of an evidence.zip that this user may read",
-            code="bundle-unreadable",
-        ) from error
+        raise _unreadable(path, error.strerror or type(error).__name__) from error
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NONBLOCK)  # a pipe without a writer must not hold the verifier
+
+
+def _unreadable(path: Path, why: str) -> EvidenceError:
+    return EvidenceError(
+        f"the file cannot be read: {why}",
+        place=str(path),
+        remedy="give the path of an evidence.zip that this user may read",
+        code="bundle-unreadable",
+    )
 
 
 def open_receipt(data: bytes, trust: Trust) -> dict[str, Any]:

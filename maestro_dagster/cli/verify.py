@@ -1,0 +1,136 @@
+"""`maestro verify`: checks evidence offline, by keys that the caller trusts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from maestro_dagster.cli.output import emit, json_option
+
+if TYPE_CHECKING:
+    from maestro_dagster.evidence.keyless import KeylessTrust
+    from maestro_dagster.evidence.trust import Trust
+    from maestro_dagster.evidence.verify import VerifyReport
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(
+    epilog="""\b
+Without --key the keys that the project trusts are used; a key in the bundle never is.
+
+\b
+Exit codes:
+  0  everything holds
+  1  refused, with the problems found
+  2  no key to judge by
+
+\b
+Example:
+  maestro verify .maestro/evidence/RUN.zip --key maestro.pub.pem
+  maestro verify brief.txt.sigstore.json --artifact brief.txt --key maestro.pub.pem
+"""
+)
+@click.argument("file", type=_FILE, metavar="ZIP")
+@click.option("--key", "keys", type=_FILE, multiple=True, help="Public key (PEM) to trust; may be repeated.")
+@click.option("--trusted-root", type=_FILE, help="Sigstore trusted root, to judge a keyless signature.")
+@click.option("--identity", default="", help="Who must have signed without a key, as in the certificate.")
+@click.option("--issuer", default="", help="Who must have vouched for that identity (URL).")
+@click.option("--artifact", type=_FILE, help="File that a single signed statement must speak of.")
+@json_option
+def command(
+    file: Path,
+    keys: tuple[Path, ...],
+    trusted_root: Path | None,
+    identity: str,
+    issuer: str,
+    artifact: Path | None,
+    as_json: bool,
+) -> int:
+    """Check an evidence bundle (or a proof of one claim, or a signed statement) offline."""
+    if trusted_root is not None or identity or issuer:
+        if keys:
+            raise click.UsageError("--key and --trusted-root exclude each other")
+        report = _judge(file, artifact, (), (trusted_root or Path("trusted_root.json"), identity, issuer))
+    else:
+        report = _judge(file, artifact, _trusted_keys(keys), None)
+    emit(report.to_json(), as_json, text=lambda: _show(report))
+    return 0 if report.ok else 1
+
+
+def _trusted_keys(keys: tuple[Path, ...]) -> tuple[bytes, ...]:
+    """The given keys, else those of the project around the working directory. Raises KeyMissingError."""
+    from maestro_dagster.evidence.key import PUBLIC_NAME, load_trusted
+
+    if keys:
+        return load_trusted(keys)
+    from maestro_dagster.errors import KeyMissingError, ProjectError
+    from maestro_dagster.project.root import find_project
+
+    try:
+        project = find_project()
+    except ProjectError as error:
+        raise KeyMissingError(
+            "there is no key to verify with, and none is ever taken from the bundle",
+            place=error.place,
+            remedy="give a public key with --key, or verify inside a project that trusts one",
+        ) from error
+    own = project.keys / PUBLIC_NAME
+    named = tuple(project.path(text) for text in project.settings.trusted_keys)
+    found = named + ((own,) if own.is_file() else ())
+    if not found:
+        raise KeyMissingError(
+            "the project has no key and trusts none",
+            place=str(project.root),
+            remedy="give a public key with --key, or name one in the setting trusted_keys",
+        )
+    return load_trusted(found)
+
+
+def _judge(
+    file: Path,
+    artifact: Path | None,
+    keys: tuple[bytes, ...],
+    keyless: tuple[Path, str, str] | None,
+) -> VerifyReport:
+    from maestro_dagster.evidence.keyless import KeylessTrust
+    from maestro_dagster.evidence.trust import KeyTrust
+    from maestro_dagster.evidence.verify import read_limited, verify_bundle
+
+    root = KeylessTrust(*keyless) if keyless else None
+    trust: Trust = root or KeyTrust(keys)
+    data = read_limited(file)
+    if artifact is not None:
+        return _judge_artifact(data, artifact, keys, root)
+    if data[:1] == b"{":
+        from maestro_dagster.evidence.export import verify_claim
+
+        return verify_claim(data, trust)
+    return verify_bundle(data, trust=trust)
+
+
+def _judge_artifact(
+    data: bytes, artifact: Path, keys: tuple[bytes, ...], keyless: KeylessTrust | None
+) -> VerifyReport:
+    from maestro_dagster.errors import EvidenceError
+    from maestro_dagster.evidence.attestation import verify_attestation
+    from maestro_dagster.evidence.problem import Problem
+    from maestro_dagster.evidence.verify import VerifyReport, read_limited
+
+    content = read_limited(artifact)
+    try:
+        verify_attestation(data, content, keys=keys, keyless=keyless)
+    except EvidenceError as error:
+        return VerifyReport((Problem(error.error_code, str(artifact), error.fact),))
+    return VerifyReport(())
+
+
+def _show(report: VerifyReport) -> str:
+    if report.ok:
+        run = f"run {report.run_id} of {report.flow} ({report.run_status}), " if report.run_id else ""
+        signer = f", signed by {report.signer}" if report.signer else ""
+        return f"ok: {run}{report.claims} claims hold{signer}"
+    lines = [f"{problem.code} at {problem.place}: {problem.fact}" for problem in report.problems]
+    return "\n".join((f"refused: {len(lines)} problems", *lines))
