@@ -132,5 +132,5 @@ def _show(report: VerifyReport) -> str:
         run = f"run {report.run_id} of {report.flow} ({report.run_status}), " if report.run_id else ""
         signer = f", signed by {report.signer}" if report.signer else ""
         return f"ok: {run}{report.claims} claims hold{signer}"
-    lines = [f"{problem.code} at {problem.place}: {problem.fact}" for problem in report.problems]
+    lines = [str(problem) for problem in report.problems]
     return "\n".join((f"refused: {len(lines)} problems", *lines))

@@ -13,5 +13,8 @@ class Problem:
     place: str
     fact: str
 
+    def __str__(self) -> str:
+        return f"{self.code} at {self.place}: {self.fact}" if self.place else f"{self.code}: {self.fact}"
+
     def to_json(self) -> dict[str, str]:
         return {"code": self.code, "place": self.place, "fact": self.fact}

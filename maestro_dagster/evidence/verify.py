@@ -65,7 +65,8 @@ def verify_bundle(
     """Judges an evidence.zip by the given public keys (PEM), or by `trust` instead of keys.
 
     Raises KeyMissingError when there is nothing to judge by, EvidenceError (`bundle-missing`,
-    `bundle-unreadable`, `bundle-too-large`) when the file cannot be read. Whatever is wrong inside is a problem in the report.
+    `bundle-unreadable`, `bundle-too-large`) when the file cannot be read. Whatever is wrong inside is a
+    problem in the report.
     """
     judge = trust or KeyTrust(keys)
     content = read_limited(data) if isinstance(data, Path) else data
@@ -103,18 +104,17 @@ def read_limited(path: Path, limit: int = SIZE_LIMIT) -> bytes:
     Raises EvidenceError: `bundle-missing`, `bundle-unreadable`, `bundle-too-large`.
     """
     try:
-        with path.open("rb", opener=_open_at_once) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise _unreadable(path, "it is not a regular file")
-            if status.st_size > limit:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would hold the verifier
+            raise _unreadable(path, "it is not a regular file")
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > limit:
                 raise EvidenceError(
-                    f"the file has {status.st_size} bytes, more than the {limit} that a bundle may have",
+                    f"the file is larger than the {limit} bytes that a bundle may have",
                     place=str(path),
                     remedy="give the path of an evidence.zip",
                     code="bundle-too-large",
                 )
-            return file.read(limit)
+            return file.read()
     except FileNotFoundError as error:
         raise EvidenceError(
             "there is no such file",
@@ -124,10 +124,6 @@ def read_limited(path: Path, limit: int = SIZE_LIMIT) -> bytes:
         ) from error
     except OSError as error:
         raise _unreadable(path, error.strerror or type(error).__name__) from error
-
-
-def _open_at_once(name: str, flags: int) -> int:
-    return os.open(name, flags | os.O_NONBLOCK)  # a pipe without a writer must not hold the verifier
 
 
 def _unreadable(path: Path, why: str) -> EvidenceError:
