@@ -1,0 +1,105 @@
+"""Refs are polled as the net for repositories without a hook.
+
+A poll sees only the newest commit of each ref: of three quick pushes it makes one event. So it makes
+none for repositories whose hook reaches the inbox, and on the first sight of a repository it records
+the refs without an event: what was there before is no push.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from maestro_dagster.errors import EventError
+from maestro_dagster.events.git import run_git, run_git_remote
+from maestro_dagster.events.hook import is_hooked
+from maestro_dagster.events.inbox import Inbox
+from maestro_dagster.events.interface import PushEvent
+
+_FIRST_SIGHT = "."  # no ref is called so: the row says that the repository was seen
+
+
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """What one pass found. A repository that could not be read is a problem, not the end of the pass."""
+
+    events: tuple[PushEvent, ...]
+    problems: tuple[EventError, ...]
+
+
+def poll_repositories(inbox: Inbox, repositories: Iterable[str], *, now: float | None = None) -> Poll:
+    """Record a pending event in the inbox for each branch or tag that moved since the last pass.
+
+    Args:
+        inbox: keeps the last seen commit of each ref, in the same transaction as the events.
+        repositories: folders, or URLs that `git ls-remote` reads.
+        now: seconds since the epoch.
+    """
+    events: list[PushEvent] = []
+    problems: list[EventError] = []
+    for repository in repositories:
+        try:
+            if not is_remote(repository) and is_hooked(Path(repository), inbox.folder):
+                continue
+            events += _record(inbox, repository, read_refs(repository), time.time() if now is None else now)
+        except EventError as error:
+            problems.append(error)
+    return Poll(tuple(events), tuple(problems))
+
+
+def is_remote(repository: str) -> bool:
+    return "://" in repository or (":" in repository.split("/", 1)[0] and not Path(repository).exists())
+
+
+def read_refs(repository: str) -> dict[str, str]:
+    """Branches and tags with the object each points to."""
+    if is_remote(repository):
+        lines = run_git_remote(repository, "ls-remote", "--heads", "--tags", "--refs")
+    else:
+        lines = run_git(
+            repository, "for-each-ref", "--format=%(objectname)\t%(refname)", "refs/heads", "refs/tags"
+        )
+    pairs = (line.split("\t", 1) for line in lines.decode(errors="replace").splitlines() if "\t" in line)
+    return {ref: sha for sha, ref in pairs if "\N{REPLACEMENT CHARACTER}" not in ref}
+
+
+def _record(inbox: Inbox, repository: str, refs: dict[str, str], now: float) -> list[PushEvent]:
+    place = repository if is_remote(repository) else str(Path(repository).resolve())
+    with inbox.transaction() as connection:
+        rows = connection.execute("SELECT ref, sha, moves FROM seen_ref WHERE repository = ?", (place,))
+        seen = {ref: (sha, moves) for ref, sha, moves in rows}
+        first = _FIRST_SIGHT not in seen
+        moved: list[PushEvent] = []
+        for ref in sorted({*refs, *seen} - {_FIRST_SIGHT}):
+            before, moves = seen.get(ref, ("", 0))
+            after = refs.get(ref, "0" * len(before))
+            if after == before or (first and ref not in refs):
+                continue
+            moves += 1
+            connection.execute(
+                "INSERT OR REPLACE INTO seen_ref (repository, ref, sha, moves) VALUES (?, ?, ?, ?)",
+                (place, ref, after, moves),
+            )
+            if not first:
+                moved.append(_event(place, ref, before or "0" * len(after), after, moves, now))
+        if first:
+            connection.execute("INSERT INTO seen_ref VALUES (?, ?, '', 0)", (place, _FIRST_SIGHT))
+        return list(inbox.insert(connection, moved))
+
+
+def _event(repository: str, ref: str, before: str, after: str, moves: int, now: float) -> PushEvent:
+    # `moves` counts the moves of the ref, so that going back and forth makes different events.
+    told = "\0".join((repository, ref, before, after, str(moves)))
+    return PushEvent(
+        event_id=f"poll-{hashlib.sha256(told.encode()).hexdigest()[:32]}",
+        repository=repository,
+        before=before,
+        after=after,
+        ref=ref,
+        received_at=now,
+        source="poll",
+        name=Path(repository.rstrip("/")).name.removesuffix(".git"),
+    )
