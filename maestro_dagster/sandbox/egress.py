@@ -21,6 +21,11 @@ WEB_PORTS = (80, 443)
 LAST_PORT = 65535
 
 
+# Public IPv6 addresses stand in one block (RFC 4291); tunnels inside it carry IPv4 addresses unchecked.
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last four bytes are an IPv4 address
+
+
 class RefusedError(Exception):
     """The proxy will not connect there; the text goes to the caged client."""
 
@@ -176,9 +181,9 @@ def is_declared(host: str, port: int, egress: Sequence[str]) -> bool:
 def is_allowed_address(host: str, address: str, allow_private: Sequence[str]) -> bool:
     """Public addresses pass; private, loopback and metadata ones only where the project says so."""
     found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
-        found = found.ipv4_mapped
-    if found.is_global and not found.is_multicast:
+    if isinstance(found, ipaddress.IPv6Address):
+        found = found.ipv4_mapped or (_embedded(found) if found in NAT64 else found)
+    if _is_public(found):
         return True
     for entry in allow_private:
         if entry.lower() == host:
@@ -187,3 +192,15 @@ def is_allowed_address(host: str, address: str, allow_private: Sequence[str]) ->
             if found in ipaddress.ip_network(entry, strict=False):
                 return True
     return False
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if not address.is_global or address.is_multicast:
+        return False
+    if isinstance(address, ipaddress.IPv4Address):
+        return True
+    return address in GLOBAL_UNICAST and address.sixtofour is None and address.teredo is None
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address:
+    return ipaddress.IPv4Address(address.packed[-4:])

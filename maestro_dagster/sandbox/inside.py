@@ -295,22 +295,22 @@ def watch(child: int, control: int, memory_limit: int, send: Callable[[str], Non
                 return
 
 
-def bury_all() -> None:
-    """Without a pid namespace: kills descendants (we are their reaper) until none is left."""
-    me = os.getpid()
+def bury_all(*, isolated: bool) -> None:
+    """Kills whatever is left and waits for it, so that its use is accounted; we are everyone's reaper."""
     while True:
-        alive = list(descendants(me))
+        # Process 1 of a pid namespace is not hit by its own -1. Outside, the descendants have to be found.
+        alive = [-1] if isolated else descendants(os.getpid())
         for pid in alive:
             try:
                 os.kill(pid, SIGKILL)
             except ProcessLookupError:
                 continue
         try:
-            while os.waitpid(-1, os.WNOHANG if alive else 0)[0]:
+            os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
             return
-        time.sleep(0.005)
 
 
 def descendants(root: int) -> list[int]:
@@ -379,6 +379,5 @@ def main() -> NoReturn:
         watch(start_command(plan, control), control, plan["memory_limit"] if isolated else 0, send)
     except (BuildError, OSError) as error:
         send(f"E {error}")
-    if not isolated:
-        bury_all()
+    bury_all(isolated=isolated)
     os._exit(0)

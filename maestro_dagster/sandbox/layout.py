@@ -175,7 +175,8 @@ def _named_binds(command: CagedCommand, hidden: Iterable[str]) -> list[tuple[str
                     code="sandbox-setup",
                     remedy="check that the input was made",
                 )
-            if any(_contains(real, secret) for secret in hidden):
+            # One that merely contains a hidden folder is shown with a hole in it; see _hidden_inside.
+            if any(_contains(real, secret) if writable else real == secret for secret in hidden):
                 raise SandboxError(
                     f"{path} would show a hidden folder of the project",
                     place=str(source),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ REMEDY = "allow unprivileged user namespaces on this machine, or say `isolation:
 NAMESPACES = ("--user", "--mount", "--net", "--pid", "--ipc", "--uts", "--cgroup")
 START_LIMIT = 30.0  # seconds that building a cage may take on a loaded machine
 FLOOD = 64  # times the output limit: then the command is ended, not only its output cut
+OBEY = 2.0  # seconds that the inside has to bury its dead, whose use it thereby accounts for
 DISK_LOOK = 1.0  # seconds between two looks at the writable folders
 
 
@@ -83,9 +85,9 @@ class CagedProcess:
             try:
                 words = await self._supervise(ours, process, streams)
             finally:
-                self._kill(process)
-                ours.close()  # without namespaces, this is the word to kill everything
-                usage = await _bury(process)
+                with contextlib.suppress(OSError):
+                    ours.shutdown(socket.SHUT_RDWR)  # the word to kill and bury everything
+                usage = await _bury(process, self._kill)
                 await _drain(streams, loop)
                 if self._init is not None:
                     os.close(self._init)
@@ -153,6 +155,7 @@ class CagedProcess:
         finally:
             for task in (reading, *limits):
                 task.cancel()
+            await asyncio.gather(reading, *limits, return_exceptions=True)
         if reading in done:
             return reading.result()
         self._killed = "time" if not done else "disk" if limits[-1] in done else "output"
@@ -186,17 +189,11 @@ class CagedProcess:
                 return
             pause = max(DISK_LOOK, 10 * (time.monotonic() - looked))
 
-    def _kill(self, process: subprocess.Popen[bytes]) -> None:
-        """Kills the first process inside; with it dies its whole pid namespace."""
-        import signal
-
-        if not self._plan["isolated"] and self._init is not None:
-            return  # it is the reaper: it ends its descendants itself when the socket closes
-        with contextlib.suppress(ProcessLookupError):
-            if self._init is not None:
+    def _kill(self) -> None:
+        """Kills the first process inside, which did not obey; with it dies its whole pid namespace."""
+        if self._init is not None and self._plan["isolated"]:
+            with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init, signal.SIGKILL)
-            else:
-                process.kill()
 
     def _result(
         self, words: list[str], streams: Sequence[BoundedOutput], usage: tuple[float, int], wall: float
@@ -261,19 +258,21 @@ async def _read_words(ours: socket.socket) -> list[str]:
             return lines
 
 
-async def _bury(process: subprocess.Popen[bytes]) -> tuple[float, int]:
+async def _bury(process: subprocess.Popen[bytes], kill: Callable[[], None]) -> tuple[float, int]:
     """Waits for the outermost process; (CPU seconds, largest resident size in bytes) of all it waited for."""
     loop = asyncio.get_running_loop()
     gone = asyncio.Event()
     handle = os.pidfd_open(process.pid)
     loop.add_reader(handle, gone.set)
     waiting = loop.create_task(gone.wait())
+    patience = loop.call_later(OBEY, kill)
     try:
         while not waiting.done():
             # A cancellation must not leave before the last process is dead.
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.shield(waiting)
     finally:
+        patience.cancel()
         loop.remove_reader(handle)
         os.close(handle)
     try:
