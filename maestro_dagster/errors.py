@@ -97,6 +97,7 @@ class StepError(MaestroError):
 
     code = "step"
     retryable: bool = False
+    retry_after: float | None = None  # seconds that the other side asked to wait
 
     @classmethod
     def transient(cls, fact: str, *, place: str = "", remedy: str = "", code: str | None = None) -> StepError:
@@ -128,8 +129,12 @@ class CostError(MaestroError):
 
 
 class ModelError(MaestroError):
+    """A model call failed. `answered`: the provider refused it, so nothing was generated or billed."""
+
     code = "model"
     retryable: bool = False
+    retry_after: float | None = None  # seconds that the provider asked to wait
+    answered: bool = False
 
 
 class SandboxError(MaestroError):

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """`messages` are OpenAI chat messages. `route` narrows the choice: max_p95_ms, minimise, quality_floor."""
+    """`messages` are OpenAI chat messages. `route` narrows: max_p95_ms, minimise, quality_floor."""
 
     messages: tuple[dict[str, str], ...]
     model: str | None = None  # a name of the catalogue; None lets the hub choose
@@ -49,6 +49,8 @@ class ModelReply:
     latency_ms: int
     generative: bool  # False: the built-in extractive provider; reports must say so
     finish_reason: str = "stop"
+    notes: tuple[str, ...] = ()  # what the reader should know: no provider configured, input too short
+    cpu_seconds: float = 0.0  # spent here, in another thread than the caller's
 
 
 class CallLedger(Protocol):
