@@ -144,18 +144,21 @@ def find_project(start: Path | None = None, environment: Mapping[str, str] | Non
     """
     environment = os.environ if environment is None else environment
     if chosen := environment.get("MAESTRO_PROJECT"):
-        return _open(Path(chosen).expanduser().resolve(), environment, "MAESTRO_PROJECT")
+        return open_project(Path(chosen).expanduser().resolve(), environment, "MAESTRO_PROJECT")
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
         if _maestro_table(folder / "pyproject.toml") is not None:
-            return _open(folder, environment, str(start))
+            return open_project(folder, environment)
     raise _missing(str(start))
 
 
-def _open(root: Path, environment: Mapping[str, str], place: str) -> Project:
+def open_project(root: Path, environment: Mapping[str, str] | None = None, place: str = "") -> Project:
+    """The project in exactly this folder. Raises ProjectError as `find_project`; `place`: who named it."""
+    root = root.resolve()
     table = _maestro_table(root / "pyproject.toml")
     if table is None:
-        raise _missing(f"{root} (from {place})")
+        raise _missing(f"{root} (from {place})" if place else str(root))
+    environment = os.environ if environment is None else environment
     settings = read_settings(table, environment, str(root / "pyproject.toml"))
     return Project(root, settings, (root / Path(settings.home).expanduser()).resolve())
 

@@ -1,0 +1,122 @@
+"""From settings to the neighbours of an engine. Everything heavy is imported when it is opened."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from maestro_dagster.project.root import Project
+
+if TYPE_CHECKING:
+    from maestro_dagster.engine.engine import Engine
+
+    from maestro_dagster.engine.journal import Journal
+    from maestro_dagster.engine.services import Services
+    from maestro_dagster.evidence.interface import Signer
+    from maestro_dagster.llm.interface import ModelHub
+    from maestro_dagster.policy.interface import PolicyEngine
+    from maestro_dagster.steps.interface import ProjectView
+
+
+def open_engine(project: Project) -> Engine:
+    """The engine of a project."""
+    from maestro_dagster.engine.engine import Engine
+
+    return Engine(open_services(project))
+
+
+def open_services(project: Project) -> Services:
+    """All that the engine needs. Raises MaestroError where something of the project cannot be used.
+
+    A missing key is no error here: `signer` is None then, and admission refuses.
+    """
+    from maestro_dagster.artifacts.store import open_store
+    from maestro_dagster.costs.rate import RateCard
+    from maestro_dagster.costs.spool import Spool
+    from maestro_dagster.engine.services import Services
+    from maestro_dagster.policy.document import build_document
+    from maestro_dagster.project.pin import ProjectPins
+    from maestro_dagster.project.secret import secret_source
+    from maestro_dagster.sandbox.cage import open_cage
+    from maestro_dagster.steps.catalogue import load_catalogue
+    from maestro_dagster.steps.interface import Network
+
+    settings = project.settings
+    return Services(
+        store=open_store(project.artifact_store),
+        journal=open_journal(project),
+        policy=open_policy(project),
+        signer=open_signer(project),
+        hub=open_models(project),
+        cage=open_cage(hidden=(project.home,)),
+        catalogue=load_catalogue(),
+        rates=RateCard.load(project.root / "resources" / "rates.yaml"),
+        spool=Spool(project.spool),
+        project=view_project(project),
+        network=Network(allow_private=settings.network_allow_private),
+        evidence_folder=project.evidence,
+        scratch_folder=project.home / "scratch",
+        log_folder=project.home / "logs",
+        policy_document=build_document,
+        tenant=settings.tenant,
+        env=settings.env,
+        secrets=secret_source(project.home),
+        policy_settings=policy_settings(project),
+        pins=ProjectPins(project.root),
+        region=settings.request_region,
+    )
+
+
+def open_journal(project: Project) -> Journal:
+    """Only the journal: what `status`, `logs` and `cancel` need."""
+    from maestro_dagster.engine.journal import Journal
+
+    return Journal(project.journal)
+
+
+def open_policy(project: Project) -> PolicyEngine:
+    from maestro_dagster.policy.engine import open_policy_engine
+
+    settings = project.settings
+    return open_policy_engine(project.policies, kind=settings.policy_engine, command=settings.opa_command)
+
+
+def policy_settings(project: Project) -> dict[str, object]:
+    """The switches that packs may read, under `input.settings`."""
+    return {"pii_allow_stricter_tier": project.settings.pii_allow_stricter_tier}
+
+
+def open_signer(project: Project) -> Signer | None:
+    """The project's signer, or None while it has no key."""
+    from maestro_dagster.errors import KeyMissingError
+    from maestro_dagster.evidence.key import load_signer
+
+    try:
+        return load_signer(project.keys)
+    except KeyMissingError:
+        return None
+
+
+def open_models(project: Project) -> ModelHub:
+    from maestro_dagster.llm.hub import open_hub
+    from maestro_dagster.project.secret import secret_source
+
+    find = secret_source(project.home)
+    return open_hub(
+        project.root / "resources" / "models.yaml",
+        project.settings.model_base_url,
+        # A provider's key may also stand where the provider's own tools look for it.
+        secret=lambda name: find(name) or os.environ.get(name),
+    )
+
+
+def view_project(project: Project) -> ProjectView:
+    """What steps may see of the project."""
+    from maestro_dagster.steps.interface import ProjectView
+
+    return ProjectView(
+        root=project.root,
+        cache=project.home / "cache",
+        advisories=project.advisories,
+        advisories_max_age_days=project.settings.advisories_max_age_days,
+    )
