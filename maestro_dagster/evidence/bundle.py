@@ -53,13 +53,7 @@ def build_bundle(record: RunRecord, signer: Signer) -> bytes:
         raise EvidenceError("the flow's digest is not that of its normal form", code="flow-digest")
     for code, step, fact in check_completeness(flow, (claim["step"] for claim in claims)):
         raise EvidenceError(fact, place=f"run {record.run_id}, step {step}", code=code)
-    for claim in claims:
-        if (claim["run_id"], claim["flow_digest"]) != (record.run_id, record.flow_digest):
-            raise EvidenceError(
-                "a claim is of another run or flow",
-                place=f"run {record.run_id}, step {claim['step']}",
-                code="claim-foreign",
-            )
+    _check_record(record, claims)
     return assemble_bundle(record, flow, claims, signer)
 
 
@@ -130,6 +124,24 @@ def check_completeness(flow: Mapping[str, Any], steps: Iterable[str]) -> Iterabl
         yield "claim-missing", step, f"the step {step!r} has no claim"
 
 
+def _check_record(record: RunRecord, claims: Sequence[Mapping[str, Any]]) -> None:
+    for claim in claims:
+        if (claim["run_id"], claim["flow_digest"]) != (record.run_id, record.flow_digest):
+            raise EvidenceError(
+                "a claim is of another run or flow",
+                place=f"run {record.run_id}, step {claim['step']}",
+                code="claim-foreign",
+            )
+    by_step = {claim["step"]: claim for claim in claims}
+    for artifact in record.built:
+        if artifact.digest not in claimed_outputs(by_step.get(artifact.step, {})):
+            raise EvidenceError(
+                f"the artifact {artifact.name!r} is not among the outputs of its step",
+                place=f"run {record.run_id}, step {artifact.step}",
+                code="built-unclaimed",
+            )
+
+
 def _sign_provenance(
     record: RunRecord,
     description: Mapping[str, Any],
@@ -139,14 +151,8 @@ def _sign_provenance(
     by_step = {claim["step"]: claim for claim in claims}
     signed = {}
     for name, artifact in zip(name_provenance(record.built), record.built, strict=True):
-        claim = by_step.get(artifact.step)
-        if claim is None or artifact.digest not in claimed_outputs(claim):
-            raise EvidenceError(
-                f"the artifact {artifact.name!r} is not among the outputs of its step",
-                place=f"run {record.run_id}, step {artifact.step}",
-                code="built-unclaimed",
-            )
-        signed[name] = sign_statement(write_provenance(artifact, description, claim), signer)
+        statement = write_provenance(artifact, description, by_step[artifact.step])
+        signed[name] = sign_statement(statement, signer)
     return signed
 
 
