@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema
+
+from maestro_dagster.manifest.money import money_text
+from maestro_dagster.manifest.trigger import INPUT_SCHEMA, read_triggers
 
 LicenseClass = Literal["MIT_OK", "OPEN_DATA_OK", "RESTRICTED_TOS", "PROPRIETARY_CLIENT", "EMBARGOED"]
 RetentionTier = Literal["ephemeral-7d", "short-30d", "standard-365d", "long-1825d", "legal-hold"]
@@ -18,7 +21,16 @@ Isolation = Literal["namespaces", "none"]
 FlowName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{3,64}$")]
 StepId = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Uses = Annotated[str, Field(pattern=r"^pkg:[a-z0-9-]+/[a-z0-9._-]+@\d+\.\d+\.\d+$")]
-Usd = Annotated[str, Field(pattern=r"^\d{1,12}(\.\d{1,9})?$")]
+_AMOUNT = r"^\d{1,12}(\.\d{1,9})?$"
+Usd = Annotated[
+    str,
+    Field(pattern=_AMOUNT),
+    BeforeValidator(money_text),  # `usd: 0.50` in a file is a number; inside it is canonical text
+    WithJsonSchema(
+        {"anyOf": [{"type": "string", "pattern": _AMOUNT}, {"type": "number", "minimum": 0}]},
+        mode="validation",
+    ),
+]
 
 
 class _Frozen(BaseModel):
@@ -29,7 +41,7 @@ class Param(_Frozen):
     type: Literal["string", "integer", "number", "boolean", "array", "object"] = "string"
     enum: tuple[Any, ...] | None = None
     default: Any = None
-    required: bool = False
+    required: StrictBool = False
     description: str = ""
     data_class: DataClass | None = None
 
@@ -43,9 +55,14 @@ class Trigger(_Frozen):
     schedule: str | None = None  # cron, when event is "schedule"
 
 
+Triggers = Annotated[
+    tuple[Trigger, ...], BeforeValidator(read_triggers), WithJsonSchema(INPUT_SCHEMA, mode="validation")
+]
+
+
 class Budget(_Frozen):
     usd: Usd | None = None
-    tokens: int | None = Field(default=None, ge=0)
+    tokens: int | None = Field(default=None, ge=0, strict=True)
 
 
 class Export(_Frozen):
@@ -54,7 +71,7 @@ class Export(_Frozen):
 
 class Resources(_Frozen):
     size: Literal["small", "medium", "large"] | None = Field(default=None, alias="class")
-    pod: bool = False  # ask for a pod (and thus a segment) of its own
+    pod: StrictBool = False  # ask for a pod (and thus a segment) of its own
 
 
 class Task(_Frozen):
@@ -67,8 +84,8 @@ class Task(_Frozen):
     assets: dict[str, str] = Field(default_factory=dict)  # input name -> Dagster asset key, "a/b"
     if_: str | None = Field(default=None, alias="if")
     join: Literal["all", "any"] = "all"
-    retries: int = Field(default=0, ge=0, le=10)
-    timeout_seconds: int | None = Field(default=None, ge=1, le=86400, alias="timeoutSeconds")
+    retries: int = Field(default=0, ge=0, le=10, strict=True)
+    timeout_seconds: int | None = Field(default=None, ge=1, le=86400, alias="timeoutSeconds", strict=True)
     resources: Resources | None = None
     budget: Budget | None = None
     egress: tuple[str, ...] = ()
@@ -82,7 +99,7 @@ class Flow(_Frozen):
     name: FlowName
     version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+(-[a-z0-9.]+)?$")]
     description: str = Field(default="", max_length=2048)
-    on: tuple[Trigger, ...] = ()
+    on: Triggers = ()
     params: dict[str, Param] = Field(default_factory=dict)
     inputs: dict[str, Any] = Field(default_factory=dict)
     labels: dict[str, str] = Field(default_factory=dict)
@@ -91,8 +108,8 @@ class Flow(_Frozen):
     purpose: tuple[Purpose, ...] = ()
     license_class: LicenseClass | None = None
     retention_tier: RetentionTier | None = None
-    contains_pii: bool = False
-    legal_hold: bool = False
+    contains_pii: StrictBool = False
+    legal_hold: StrictBool = False
     export: Export | None = None
     data_classes: dict[str, DataClass] = Field(default_factory=dict)  # param or input name -> class
     budget: Budget | None = None

@@ -66,9 +66,19 @@ RESOURCES_DEFAULTS: Mapping[str, Any] = {"class": None, "pod": False}
 
 def normal_form(flow: Flow) -> dict[str, Any]:
     """The flow as plain JSON: defaults left out, steps sorted by id, needs sorted and unique."""
-    form = _without(_json_safe(flow.model_dump(mode="json", by_alias=True)), FLOW_DEFAULTS)
+    form = declared_form(flow)
     form["schema"] = SCHEMA
-    form["tasks"] = sorted((_normal_task(task) for task in form["tasks"]), key=_id_of)
+    for task in form["tasks"]:
+        if "needs" in task:
+            task["needs"] = sorted(set(task["needs"]))
+    form["tasks"].sort(key=_id_of)
+    return form
+
+
+def declared_form(flow: Flow) -> dict[str, Any]:
+    """The flow as plain JSON, defaults left out, in the order in which it was declared."""
+    form = _without(_json_safe(flow.model_dump(mode="json", by_alias=True)), FLOW_DEFAULTS)
+    form["tasks"] = [_declared_task(task) for task in form.pop("tasks")]
     if "on" in form:
         form["on"] = [_without(trigger, TRIGGER_DEFAULTS) for trigger in form["on"]]
     if "params" in form:
@@ -78,10 +88,8 @@ def normal_form(flow: Flow) -> dict[str, Any]:
     return form
 
 
-def _normal_task(task: dict[str, Any]) -> dict[str, Any]:
+def _declared_task(task: dict[str, Any]) -> dict[str, Any]:
     form = _without(task, TASK_DEFAULTS)
-    if "needs" in form:
-        form["needs"] = sorted(set(form["needs"]))
     if "budget" in form:
         form["budget"] = _without(form["budget"], BUDGET_DEFAULTS)
     if "resources" in form:

@@ -326,6 +326,7 @@ class _Reader:
     def flow_value(self, at: int, depth: int, indent: int) -> tuple[Any, int]:
         self.count(at, depth)
         letter = self.text[at]
+        value: Any
         if letter in "[{":
             return self.flow(at, depth, indent)
         if letter in "\"'":
