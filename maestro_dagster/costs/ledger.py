@@ -61,8 +61,17 @@ class SpoolLedger:
         return None if None in costs else sum(cost for cost in costs if cost is not None)
 
     @property
+    def unsettled(self) -> list[UsageEvent]:
+        """Intents of calls that are open, or were abandoned: they count at their reserve."""
+        return [call.intent for call in self._open.values()]
+
+    @property
     def tokens(self) -> int:
         return sum(event.tokens_in + event.tokens_out for event in self.settled)
+
+    def left_tokens(self) -> int | None:
+        left = [budget.left_tokens for budget in self._budgets]
+        return min((tokens for tokens in left if tokens is not None), default=None)
 
     async def intend(
         self,

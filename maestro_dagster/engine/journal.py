@@ -16,9 +16,10 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from maestro_dagster.engine import reading, writing
+from maestro_dagster.engine import lease, reading, writing
 from maestro_dagster.engine.interface import RunRequest
-from maestro_dagster.engine.process import ProcessMark, mark_process
+from maestro_dagster.engine.lease import is_live
+from maestro_dagster.engine.process import mark_process
 from maestro_dagster.engine.row import RunRow, StepRow
 from maestro_dagster.engine.schema import open_connection, plain_errors
 from maestro_dagster.engine.writer import Delivery, GroupWriter
@@ -118,9 +119,7 @@ class Journal:
         error: Mapping[str, str] | None,
     ) -> None:
         """The last steps, the final status and what the evidence says, in one transaction."""
-        self._writer.call(
-            lambda c: writing.finish_run(c, run_id, status, finished_at, rows, record, error)
-        )
+        self._writer.call(lambda c: writing.finish_run(c, run_id, status, finished_at, rows, record, error))
 
     def record(self, run_id: str) -> str | None:
         def ask(connection: sqlite3.Connection) -> str | None:
@@ -157,18 +156,27 @@ class Journal:
         """False when another live owner holds the run exclusively. Taking one's own again renews it."""
         process = str(mark_process())
         return self._writer.call(
-            lambda c: writing.take_lease(c, run_id, owner, process, seconds, exclusive=exclusive)
+            lambda c: lease.take_lease(c, run_id, owner, process, seconds, exclusive=exclusive)
         )
 
     def renew_lease(self, run_id: str, owner: str, seconds: float) -> bool:
-        return self._writer.call(lambda c: writing.renew_lease(c, run_id, owner, seconds))
+        return self._writer.call(lambda c: lease.renew_lease(c, run_id, owner, seconds))
 
     def release_lease(self, run_id: str, owner: str) -> None:
-        self._writer.call(lambda c: writing.release_lease(c, run_id, owner))
+        self._writer.call(lambda c: lease.release_lease(c, run_id, owner))
 
-    def has_live_lease(self, run_id: str, *, besides: str = "") -> bool:
+    def has_live_lease(self, run_id: str, *, shared: bool = False) -> bool:
+        """Whether a living process holds the run; with `shared`, whether one runs steps of it."""
         found = self._read(lambda c: reading.read_leases(c, run_id))
-        return any(owner != besides and is_live(process, expires) for owner, process, _, expires in found)
+        return any(
+            is_live(process, expires, exclusive=exclusive)
+            for _, process, exclusive, expires in found
+            if not (shared and exclusive)
+        )
+
+    def leave(self, run_id: str, owner: str) -> None:
+        """Gives up a run: its lease, and the steps that were left in the middle."""
+        self._writer.call(lambda c: writing.leave(c, run_id, owner))
 
     def close(self) -> None:
         self._writer.close()
@@ -187,10 +195,3 @@ class Journal:
             self._local.pid = os.getpid()
         connection: sqlite3.Connection = self._local.connection
         return connection
-
-
-def is_live(process: str, expires: float) -> bool:
-    """A process of this machine lives as long as it is seen; one elsewhere until its lease runs out."""
-    mark = ProcessMark.parse(process)
-    alive = mark.is_alive() if mark else None
-    return expires > time.time() if alive is None else alive

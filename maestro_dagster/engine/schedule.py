@@ -7,7 +7,8 @@ one of them; else the step is skipped, and so what depends on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,28 +78,28 @@ def judge(graph: Graph, step: str, standing: Mapping[str, Standing]) -> Literal[
 
 
 def advance(
-    graph: Graph, standing: dict[str, Standing], begun: Iterable[str]
+    graph: Graph, standing: dict[str, Standing], changed: Iterable[str], within: Container[str]
 ) -> tuple[list[str], list[Skip]]:
-    """Steps that became ready or skipped because the steps `begun` ended; skips are put into `standing`.
+    """Judges the steps `changed` and, where one is skipped, what depends on it; only steps `within`.
 
-    Give all steps of the flow as `begun` to look at the whole flow. Only steps that wait are judged.
+    Gives those that may start and those that are skipped; skips are put into `standing`.
     """
     ready: list[str] = []
     skipped: list[Skip] = []
-    seen: set[str] = set()
-    stack = list(begun)
-    while stack:
-        step = stack.pop()
-        if step in seen or standing.get(step, WAITING).status != "waiting":
+    found: set[str] = set()
+    queue = deque(changed)
+    while queue:
+        step = queue.popleft()
+        if step in found or step not in within or standing.get(step, WAITING).status != "waiting":
             continue
         verdict = judge(graph, step, standing)
         if verdict == "wait":
             continue  # judged again when its last need ends
-        seen.add(step)
+        found.add(step)
         if isinstance(verdict, Skip):
             standing[step] = Standing("skipped")
             skipped.append(verdict)
-            stack.extend(graph.dependents[step])
+            queue.extend(graph.dependents[step])
         else:
             ready.append(step)
     return ready, skipped

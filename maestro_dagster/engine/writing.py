@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maestro_dagster.engine.interface import RunRequest
-from maestro_dagster.engine.process import ProcessMark
+from maestro_dagster.engine.lease import owner_lives, release_lease
 from maestro_dagster.engine.row import ENDED, StepRow, dump
 from maestro_dagster.errors import JournalError
 
@@ -100,7 +99,7 @@ def begin_attempt(
     place = f"run {run_id}, step {row.step}"
     if found is not None and found[0] in ENDED:
         raise JournalError(f"the step ended as {found[0]} before", place=place, code="step-acknowledged")
-    if found is not None and found[1] not in {None, owner} and _lives(connection, run_id, found[1]):
+    if found is not None and found[1] not in {None, owner} and owner_lives(connection, run_id, found[1]):
         raise JournalError(
             "another process runs this step",
             place=place,
@@ -110,8 +109,8 @@ def begin_attempt(
     attempt = 1 if found is None else int(found[2]) + 1
     if found is None:
         connection.execute(
-            "INSERT INTO step (run_id, step, iteration, status, input_digest, config_digest, attempts, owner,"
-            " uses, started_at, asset) VALUES (?,?,?,'running',?,?,?,?,?,?,?)",
+            "INSERT INTO step (run_id, step, iteration, status, input_digest, config_digest, attempts,"
+            " owner, uses, started_at, asset) VALUES (?,?,?,'running',?,?,?,?,?,?,?)",
             (
                 run_id,
                 row.step,
@@ -127,8 +126,8 @@ def begin_attempt(
         )
     else:
         connection.execute(
-            "UPDATE step SET status = 'running', attempts = ?, owner = ?, input_digest = ?, config_digest = ?,"
-            " started_at = coalesce(started_at, ?) WHERE run_id = ? AND step = ? AND iteration = ?",
+            "UPDATE step SET status = 'running', attempts = ?, owner = ?, input_digest = ?,"
+            " config_digest = ?, started_at = coalesce(started_at, ?) WHERE run_id = ? AND step = ? AND iteration = ?",
             (
                 attempt,
                 owner,
@@ -241,66 +240,19 @@ def store_evidence(connection: sqlite3.Connection, run_id: str, path: str, diges
     )
 
 
-def acquire_rate(
-    connection: sqlite3.Connection, key: str, limit: int, seconds: float, now: float
-) -> float:
+def acquire_rate(connection: sqlite3.Connection, key: str, limit: int, seconds: float, now: float) -> float:
     connection.execute("DELETE FROM rate WHERE key = ? AND at <= ?", (key, now - seconds))
-    count, oldest = connection.execute(
-        "SELECT count(*), min(at) FROM rate WHERE key = ?", (key,)
-    ).fetchone()
+    count, oldest = connection.execute("SELECT count(*), min(at) FROM rate WHERE key = ?", (key,)).fetchone()
     if count < limit:
         connection.execute("INSERT INTO rate VALUES (?, ?)", (key, now))
         return 0.0
     return max(0.001, float(oldest) + seconds - now)
 
 
-def take_lease(
-    connection: sqlite3.Connection,
-    run_id: str,
-    owner: str,
-    process: str,
-    seconds: float,
-    *,
-    exclusive: bool,
-) -> bool:
-    now = time.time()
-    others = connection.execute(
-        "SELECT process, exclusive, expires FROM lease WHERE run_id = ? AND owner <> ?", (run_id, owner)
-    ).fetchall()
-    for other, alone, expires in others:
-        mark = ProcessMark.parse(other)
-        dead = mark is not None and mark.is_alive() is False
-        if exclusive and alone and not dead and expires > now:
-            return False
-        if exclusive and not alone and not dead and (expires > now or (mark and mark.is_alive())):
-            return False
-    connection.execute(
-        "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?)",
-        (run_id, owner, process, int(exclusive), now + seconds),
-    )
-    return True
-
-
-def renew_lease(connection: sqlite3.Connection, run_id: str, owner: str, seconds: float) -> bool:
-    cursor = connection.execute(
-        "UPDATE lease SET expires = ? WHERE run_id = ? AND owner = ?", (time.time() + seconds, run_id, owner)
-    )
-    return cursor.rowcount == 1
-
-
-def release_lease(connection: sqlite3.Connection, run_id: str, owner: str) -> None:
-    connection.execute("DELETE FROM lease WHERE run_id = ? AND owner = ?", (run_id, owner))
-
-
-def _lives(connection: sqlite3.Connection, run_id: str, owner: str) -> bool:
-    mark = ProcessMark.parse(owner)
-    alive = mark.is_alive() if mark else None
-    if alive is not None:
-        return alive
-    row = connection.execute(
-        "SELECT max(expires) FROM lease WHERE run_id = ? AND process = ?", (run_id, owner)
-    ).fetchone()
-    return row[0] is not None and float(row[0]) > time.time()
+def leave(connection: sqlite3.Connection, run_id: str, owner: str) -> None:
+    """Gives up a lease; steps left in the middle may be begun again, by this process too."""
+    connection.execute("UPDATE step SET owner = NULL WHERE run_id = ? AND owner = ?", (run_id, owner))
+    release_lease(connection, run_id, owner)
 
 
 def _json(value: Any) -> str | None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from maestro_dagster.artifacts.interface import Artifact, ArtifactStore
 from maestro_dagster.evidence.interface import BuiltArtifact, Signer
-from maestro_dagster.llm.interface import CallLedger, ModelHub
+from maestro_dagster.llm.interface import CallLedger, ModelHub, ModelRequest
 from maestro_dagster.sandbox.interface import Cage
 
 
@@ -144,6 +144,11 @@ class StepKind(Generic[C]):
 
     def estimate(self, config: C) -> Estimate:
         return Estimate()
+
+    def model_request(self, config: C) -> ModelRequest | None:
+        """The model call that `run` is going to make, for kinds whose estimate has `model_nano=None`:
+        admission asks the hub what it may cost at most. None: the cost stays unknown."""
+        return None
 
     async def run(self, context: StepContext, config: C, inputs: Mapping[str, Artifact]) -> StepResult:
         raise NotImplementedError

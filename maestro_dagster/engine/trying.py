@@ -1,0 +1,211 @@
+"""Attempts until one succeeds: numbering, waiting between them, and the bill of them all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self
+
+from maestro_dagster.artifacts.interface import TREE_MEDIA_TYPE, Artifact
+from maestro_dagster.costs.budget import BudgetCounter
+from maestro_dagster.costs.event import UsageScope, price_attempt
+from maestro_dagster.costs.interface import UsageEvent
+from maestro_dagster.costs.ledger import SpoolLedger
+from maestro_dagster.costs.spool import SpoolWriter
+from maestro_dagster.engine import writing
+from maestro_dagster.engine.attempt import Assignment, Attempt, Trial
+from maestro_dagster.engine.log import RunLog
+from maestro_dagster.engine.row import RunRow, StepRow
+from maestro_dagster.engine.services import Services
+from maestro_dagster.engine.settlement import Bill
+from maestro_dagster.engine.writer import Delivery, Work
+from maestro_dagster.manifest.model import Flow, Task
+from maestro_dagster.manifest.money import parse_usd
+
+
+class Submit(Protocol):
+    def __call__(self, work: Work[Any], deliveries: Sequence[Delivery] = ()) -> asyncio.Future[Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """The last attempt of a step. `deliveries` is its usage, durable before the step is acknowledged."""
+
+    trial: Trial
+    number: int
+    deliveries: tuple[Delivery, ...] = ()
+    preview: str = ""
+
+
+class Trier:
+    """Tries the steps of one run in this process. Use it as a context manager."""
+
+    def __init__(
+        self,
+        services: Services,
+        run: RunRow,
+        flow: Flow,
+        owner: str,
+        submit: Submit,
+        cancelling: Callable[[], bool],
+        chance: Callable[[], float],
+    ) -> None:
+        self.owner = owner
+        self._services = services
+        self._run = run
+        self._submit = submit
+        self._cancelling = cancelling
+        self._chance = chance
+        self._spent: dict[str, list[UsageEvent]] = defaultdict(list)
+        self._writer: SpoolWriter | None = None
+        self._budget = run_budget(run, flow)
+        self._step_budgets: dict[str, BudgetCounter] = {}
+        limits = services.limits
+        self.log = RunLog(
+            services.log_folder, run.run_id, line_limit=limits.log_line, file_limit=limits.log_file
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.log.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def recall(self) -> None:
+        """Takes over what earlier processes spent on this run: it counts in bills and budgets."""
+        for event in self._services.spool.read_run(self._run.run_id):
+            self._spent[event.step].append(event)
+            self._budget.count((event,))
+
+    def bill(self, step: str) -> Bill:
+        """All that a step has used so far: every attempt and iteration, those that died too."""
+        return bill_events(self._spent.get(step, ()))
+
+    async def persist(self, assignment: Assignment, row: StepRow, number: int) -> Effort:
+        """Tries until done, failed for good, or cancelled. Attempt `number` has begun already."""
+        failures = 0
+        if number > 1:
+            failures = self._services.journal.attempts(self._run.run_id, row.step, row.iteration)[1]
+        while True:
+            effort = await self._try_once(assignment, number)
+            trial = effort.trial
+            again = trial.retryable and failures < assignment.task.retries and not self._cancelling()
+            if not again or trial.error is None:
+                return effort
+            failures += 1
+            error = trial.error.to_json()
+            try:
+                number = await self._begin_again(row, number, error, effort.deliveries, failures)
+            except asyncio.CancelledError:
+                if not self._cancelling():
+                    raise
+                return replace(effort, trial=replace(trial, cancelled=True, error=None), deliveries=())
+
+    async def _begin_again(
+        self,
+        row: StepRow,
+        number: int,
+        error: dict[str, str],
+        deliveries: Sequence[Delivery],
+        failures: int,
+    ) -> int:
+        run_id, limits = self._run.run_id, self._services.limits
+        await self._submit(
+            lambda c: writing.end_attempt(c, run_id, row, number, "failed", error, time.time()), deliveries
+        )
+        # Full jitter: many runs that failed together do not come back together.
+        delay = min(limits.backoff_most, limits.backoff_first * 2 ** (failures - 1)) * self._chance()
+        self.log.write(
+            f"attempt {number} failed, the next one begins in {delay:.1f} s",
+            step=row.step,
+            iteration=row.iteration,
+            attempt=number,
+        )
+        await asyncio.sleep(delay)
+        begun: int = await self._submit(
+            lambda c: writing.begin_attempt(c, run_id, row, self.owner, time.time())
+        )
+        return begun
+
+    async def _try_once(self, assignment: Assignment, number: int) -> Effort:
+        task = assignment.task
+        scope = self._usage_scope(task.id, assignment.iteration, number)
+        ledger = SpoolLedger(self._open_spool(), scope, self._budgets(task))
+        attempt = Attempt(self._services, self._run, assignment, number, ledger, self.log)
+        trial = await attempt.run(self._cancelling)
+        events = price_attempt(
+            self._services.rates,
+            scope,
+            started_at=trial.started_at,
+            cpu_ms=trial.cpu_ms,
+            wall_ms=trial.wall_ms,
+            bytes_in=trial.bytes_in,
+            bytes_out=trial.bytes_out,
+            bytes_stored=self._stored_size(assignment, trial.artifact),
+            outcome="cancelled" if trial.cancelled else "failed" if trial.error else "ok",
+        )
+        for budget in self._budgets(task):
+            budget.count(events)
+        self._spent[task.id] += [*ledger.settled, *ledger.unsettled, *events]
+        preview = attempt.preview(trial.result.preview) if trial.result else ""
+        return Effort(trial, number, (Delivery(self._open_spool().append, events),), preview)
+
+    def _usage_scope(self, step: str, iteration: int, number: int) -> UsageScope:
+        services = self._services
+        return UsageScope(
+            tenant=services.tenant,
+            run_id=self._run.run_id,
+            flow=self._run.flow,
+            step=step,
+            attempt=number,
+            env=services.env,
+            iteration=iteration,
+        )
+
+    def _stored_size(self, assignment: Assignment, artifact: Artifact | None) -> int:
+        """Bytes that the artifact added: none when it is an input passed on."""
+        if artifact is None or artifact in assignment.prepared.inputs.values():
+            return 0
+        if artifact.media_type != TREE_MEDIA_TYPE:
+            return artifact.size
+        entries = self._services.store.read_tree(artifact.digest)
+        return artifact.size + sum(entry.size for entry in entries)
+
+    def _budgets(self, task: Task) -> tuple[BudgetCounter, ...]:
+        if task.budget is None:
+            return (self._budget,)
+        if task.id not in self._step_budgets:
+            nano = None if task.budget.usd is None else parse_usd(task.budget.usd)
+            counter = BudgetCounter("step", limit_nano=nano, limit_tokens=task.budget.tokens)
+            counter.count(self._spent.get(task.id, ()))
+            self._step_budgets[task.id] = counter
+        return (self._budget, self._step_budgets[task.id])
+
+    def _open_spool(self) -> SpoolWriter:
+        if self._writer is None:
+            self._writer = self._services.spool.open_run(self._run.run_id)
+        return self._writer
+
+
+def run_budget(run: RunRow, flow: Flow) -> BudgetCounter:
+    """The smaller of what the flow and the request allow; one count for the whole run."""
+    limits = [run.budget_nano] if run.budget_nano is not None else []
+    if flow.budget is not None and flow.budget.usd is not None:
+        limits.append(parse_usd(flow.budget.usd))
+    tokens = flow.budget.tokens if flow.budget is not None else None
+    return BudgetCounter("run", limit_nano=min(limits, default=None), limit_tokens=tokens)
+
+
+def bill_events(events: Iterable[UsageEvent]) -> Bill:
+    """The sum; unknown as soon as one price is. An intent that was never settled counts at its reserve."""
+    nano: int | None = 0
+    tokens = 0
+    for event in events:
+        nano = None if nano is None or event.cost_nano is None else nano + event.cost_nano
+        tokens += event.tokens_in + event.tokens_out
+    return Bill(nano, tokens)
