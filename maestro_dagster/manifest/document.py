@@ -14,6 +14,7 @@ MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 64  # collections within each other
 MAX_NODES = 1_000_000
 MAX_ALIAS_NODES = 50_000  # values that aliases stand for, counted as if each were written out
+MAX_KEY = 1000  # characters; YAML itself allows 1024 for a key on one line
 MAX_DIGITS = 400  # of one number
 
 
@@ -29,6 +30,9 @@ class Map(dict[str, Any]):
         self.value_at: dict[str, int] = {}
 
     def put(self, key: str, value: Any, key_at: int, value_at: int) -> None:
+        if len(key) > MAX_KEY:
+            message = f"a key is longer than {MAX_KEY} characters"
+            raise DocumentError("too-large", message, key_at, "Shorten it.")
         self[key] = value
         self.key_at[key] = key_at
         self.value_at[key] = value_at

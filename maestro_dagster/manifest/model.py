@@ -18,10 +18,11 @@ Purpose = Literal["investigation", "threat-intel", "fraud-risk", "t&s", "benchma
 DataClass = Literal["public", "internal", "confidential", "personal"]
 Isolation = Literal["namespaces", "none"]
 
+# Digits stand as [0-9]: `\\d` means the digits of every script to some readers of a pattern.
 FlowName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{3,64}$")]
 StepId = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-Uses = Annotated[str, Field(pattern=r"^pkg:[a-z0-9-]+/[a-z0-9._-]+@\d+\.\d+\.\d+$")]
-_AMOUNT = r"^\d{1,12}(\.\d{1,9})?$"
+Uses = Annotated[str, Field(pattern=r"^pkg:[a-z0-9-]+/[a-z0-9._-]+@[0-9]+\.[0-9]+\.[0-9]+$")]
+_AMOUNT = r"^[0-9]{1,12}(\.[0-9]{1,9})?$"
 Usd = Annotated[
     str,
     Field(pattern=_AMOUNT),
@@ -97,7 +98,7 @@ class Task(_Frozen):
 
 class Flow(_Frozen):
     name: FlowName
-    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+(-[a-z0-9.]+)?$")]
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+(-[a-z0-9.]+)?$")]
     description: str = Field(default="", max_length=2048)
     on: Triggers = ()
     params: dict[str, Param] = Field(default_factory=dict)

@@ -152,7 +152,7 @@ def flow_from_normal(form: bytes | Mapping[str, Any]) -> Flow:
             code="schema-version",
         )
     try:
-        return Flow.model_validate(data)
+        return Flow.model_validate(data, by_alias=True, by_name=False)
     except ValueError as error:
         raise _broken(str(error)) from error
 

@@ -117,7 +117,7 @@ def _check(source: Source, name: str, text: str, catalogue: KindCatalogue | None
     flow: Flow | None = None
     remarks = list(source.remarks)
     try:
-        flow = Flow.model_validate(source.document)
+        flow = Flow.model_validate(source.document, by_alias=True, by_name=False)
     except ValidationError as error:
         from maestro_dagster.manifest.explain import explain_all
 

@@ -21,7 +21,7 @@ def flow_document(flow: Flow, dialect: Dialect) -> dict[str, Any]:
 
 
 def write_flow(flow: Flow, dialect: Dialect, *, as_json: bool | None = None) -> str:
-    """The text of a flow: YAML for `tasks` and `steps`, JSON for `nodes` (flow.json), unless said otherwise."""
+    """The text of a flow; YAML for `tasks` and `steps`, JSON for `nodes` (flow.json) if nothing is said."""
     document = flow_document(flow, dialect)
     if dialect == "nodes" if as_json is None else as_json:
         return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

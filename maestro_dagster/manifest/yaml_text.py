@@ -14,12 +14,10 @@ _WORDS = frozenset(
     ["true", "false", "null", "yes", "no", "on", "off", "y", "n", ".inf", ".nan", "nan", "inf"]
 )
 _NUMBER_LIKE = re.compile(r"[.+-]?[0-9._]+(?:[eE][+-]?[0-9]+)?")
-_UNSAFE = re.compile(
-    "[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]|[\u200b-\u200f\u202a-\u202e\u2066-\u2069]"
-)
+_UNSAFE = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
 # A text that a `|` block holds unchanged: printable lines, none blank first, one line break at the end.
 _BLOCK = re.compile(
-    r"[^\s\x00-\x1f][^\x00-\x09\x0b-\x1f\x7f-\xa0\u2000-\u2069\ud800-\udfff\ufeff\ufffe\uffff]*"
+    "[^\\s\x00-\x1f][^\x00-\x09\x0b-\x1f\x7f-\xa0\u2000-\u2069\ud800-\udfff\ufeff\ufffe\uffff]*"
 )
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_./@-]*")
 
