@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 
+from maestro_dagster.artifacts.interface import Artifact
 from maestro_dagster.engine.interface import StepOutcome
-from maestro_dagster.errors import DeniedError, MaestroError
+from maestro_dagster.errors import DeniedError, MaestroError, StoreError
 from maestro_dagster.translate.adoption import adopt_run
 from maestro_dagster.translate.check import gate_checked
 from maestro_dagster.translate.closing import CLOSED, close_run, is_finished
 from maestro_dagster.translate.event import RUN_TAG, Checked, Made, artifact_made
 from maestro_dagster.translate.lease import hold_lease
 from maestro_dagster.translate.plan import FlowPlan, Op
+from maestro_dagster.translate.python_asset import read_pointer
 from maestro_dagster.translate.runtime import Runtime, RuntimeSource
 from maestro_dagster.translate.translator import FlowTranslator
 
@@ -54,23 +57,39 @@ def _run_steps(
     decision = engine.admit(run_id)
     failed: list[StepOutcome] = []
     if decision.allow:
-        for outcome in engine.stream_segment(run_id, op.steps):
+        assets = _python_assets(plan, op, runtime, partition_of(context))
+        for outcome in engine.stream_segment(run_id, op.steps, assets=assets):
             _log_lines(context, runtime, translator, run_id, outcome)
-            yield from _selected(context, _events(plan, runtime, translator, run_id, outcome))
+            yield from _selected(context, step_events(plan, runtime, translator, run_id, outcome))
             if outcome.status == "failed":
                 failed.append(outcome)
     view = engine.view(run_id)
     if view.status in CLOSED or is_finished(view):
         yield from _closing_events(context, plan, runtime, translator, run_id)
+        view = engine.view(run_id)
     if not decision.allow:
         raise _failure(denial(run_id, [each.to_json() for each in decision.violations]).to_json())
+    if any(step.status == "cancelled" for step in view.steps):
+        raise DagsterExecutionInterruptedError
+    if not failed and view.status == "failed":
+        failed = [step for step in view.steps if step.status == "failed"]
     if failed:
         raise _failure(failed[0].error or {}, step=failed[0].step, others=[each.step for each in failed[1:]])
-    if view.status == "cancelled" or any(step.status == "cancelled" for step in view.steps):
-        raise dg.Failure("the run was cancelled", metadata={RUN_TAG: run_id}, allow_retries=False)
 
 
-def _events(
+def _python_assets(plan: FlowPlan, op: Op, runtime: Runtime, partition: str | None) -> dict[str, Artifact]:
+    """The newest values of the Python assets that the op's steps name; the engine says which is missing."""
+    found: dict[str, Artifact] = {}
+    for task in plan.flow.tasks:
+        if not task.assets or task.id not in op.steps:
+            continue
+        for key in task.assets.values():
+            with suppress(StoreError):
+                found[key] = read_pointer(runtime.home, key, partition)
+    return found
+
+
+def step_events(
     plan: FlowPlan, runtime: Runtime, translator: FlowTranslator, run_id: str, outcome: StepOutcome
 ) -> Iterator[Made | Checked]:
     key = plan.keys.get(outcome.step)
@@ -132,7 +151,7 @@ def _log_lines(
     """The step's lines as one event: each event costs a transaction."""
     if not translator.settings.enable_logs or not outcome.fresh:
         return
-    lines = [str(line.get("line", line.get("text", line))) for line in runtime.engine.logs(run_id, outcome.step)]
+    lines = [str(line["line"]) for line in runtime.engine.logs(run_id, outcome.step)]
     if lines:
         text = "\n".join(lines)
         shown = text if len(text) <= LOG_LIMIT else f"{text[:LOG_LIMIT]}\n… see `maestro logs {run_id}`"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._utils.warnings import disable_dagster_warnings
 
 from maestro_dagster.manifest.model import Flow
 from maestro_dagster.translate.check import check_specs
@@ -64,28 +65,30 @@ def build_op(
     own = {output.key for output in op.outputs}
     outside = sorted({key for output in op.outputs for key in output.parents} - own)
 
-    @dg.multi_asset(
-        name=op.name,
-        outs={
-            output.name: dg.AssetOut.from_spec(
-                _spec(translator, output),
-                is_required=False,
-                io_manager_key=FLOW_IO_KEY,
-            )
-            for output in op.outputs
-        },
-        deps=outside,
-        internal_asset_deps={output.name: set(output.parents) for output in op.outputs},
-        check_specs=check_specs(plan, op) if translator.settings.enable_checks else None,
-        partitions_def=partitions_of(plan.flow),
-        can_subset=True,
-        resource_defs={FLOW_IO_KEY: flow_io_manager(runtime)},
-        op_tags={"maestro/pod": "true"} if op.pod else None,
-    )
+    outs = {
+        output.name: dg.AssetOut.from_spec(
+            _spec(translator, output), is_required=False, io_manager_key=FLOW_IO_KEY
+        )
+        for output in op.outputs
+    }
+
     def run_flow_steps(context: dg.AssetExecutionContext) -> Iterator[Any]:
         yield from run_op(context, plan, op, translator, runtime)
 
-    return run_flow_steps
+    # Dagster compares the annotation with the class itself, and here annotations are texts.
+    run_flow_steps.__annotations__["context"] = dg.AssetExecutionContext
+    with disable_dagster_warnings():  # `resource_defs` is beta; the versions are pinned to one minor
+        return dg.multi_asset(
+            name=op.name,
+            outs=outs,
+            deps=outside,
+            internal_asset_deps={output.name: set(output.parents) for output in op.outputs},
+            check_specs=check_specs(plan, op) if translator.settings.enable_checks else None,
+            partitions_def=partitions_of(plan.flow),
+            can_subset=True,
+            resource_defs={FLOW_IO_KEY: flow_io_manager(runtime)},
+            op_tags={"maestro/pod": "true"} if op.pod else None,
+        )(run_flow_steps)
 
 
 def _spec(translator: FlowTranslator, output: Output) -> dg.AssetSpec:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from maestro_dagster.artifacts.interface import Artifact
@@ -51,16 +50,6 @@ def read_pointer(home: Path, key: str, partition: str | None) -> Artifact:
         remedy="give it `io_manager_key=\"maestro_io\"` and materialise it once",
         code="asset-missing",
     )
-
-
-def python_asset_source(home: Path) -> Callable[[str, Mapping[str, str]], Artifact]:
-    """For the engine's services: reads an asset by key, in the partition of the run's repository and ref."""
-
-    def read(key: str, git: Mapping[str, str]) -> Artifact:
-        repository, ref = git.get("repository"), git.get("ref")
-        return read_pointer(home, key, f"{repository}@{ref}" if repository and ref else None)
-
-    return read
 
 
 def _path(home: Path, key: str, partition: str | None) -> Path:

@@ -1,0 +1,132 @@
+"""`maestro dev`: the loop that runs what is pushed, and the Dagster UI."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from maestro_dagster.project.root import Project
+    from maestro_dagster.workers.companion import Companions
+    from maestro_dagster.workers.guard import LoopGuard
+    from maestro_dagster.workers.intake import Intake
+    from maestro_dagster.workers.loop import Loop
+    from maestro_dagster.workers.zygote import Job, Zygote
+
+
+@click.command(
+    epilog="""\b
+SIGTERM or Ctrl-C stops it: nothing new starts, and runs that are under way get a minute to end; a second
+Ctrl-C leaves them to the next start, which resumes them.
+
+\b
+Example:
+  maestro dev --port 3000
+"""
+)
+@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Of the Dagster UI.")
+@click.option("--no-ui", is_flag=True, help="Do not start the Dagster UI.")
+@click.option("--no-daemon", is_flag=True, help="Do not start Dagster's daemon (schedules, sensors).")
+def command(port: int, no_ui: bool, no_daemon: bool) -> None:
+    """Start the loop of this project, and the Dagster UI on loopback."""
+    from maestro_dagster.project.root import find_project
+    from maestro_dagster.workers.guard import LoopGuard
+
+    project = find_project()
+    project.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.environ["MAESTRO_PROJECT"] = str(project.root)  # for children, wherever their working directory is
+    with LoopGuard(project.home) as guard:
+        _serve(project, guard, None if no_ui else port, daemon=not no_daemon)
+
+
+def _serve(project: Project, guard: LoopGuard, port: int | None, *, daemon: bool) -> None:
+    from maestro_dagster.workers.guard import socket_path
+    from maestro_dagster.workers.socket_file import listen_on
+
+    zygote = _start_zygote(project)  # first: a fork would copy what is opened later
+    companions = _start_companions(project, port, daemon=daemon)
+    try:
+        loop = _make_loop(project, guard, companions)
+        with listen_on(socket_path(project.home)) as server:
+            loop.run(zygote, server)
+    finally:
+        companions.stop()
+        socket_path(project.home).unlink(missing_ok=True)
+
+
+def _start_zygote(project: Project) -> Zygote:
+    from maestro_dagster.workers.zygote import Zygote
+
+    def perform(job: Job) -> int:
+        from maestro_dagster.project.runtime import open_runtime
+        from maestro_dagster.workers.perform import perform_job
+
+        return perform_job(job, lambda: open_runtime(project))
+
+    def preload() -> None:
+        from maestro_dagster.workers.perform import preload_modules
+
+        preload_modules()
+
+    return Zygote.start(perform, preload, project.home / "logs" / "workers.log")
+
+
+def _start_companions(project: Project, port: int | None, *, daemon: bool) -> Companions:
+    from maestro_dagster.workers.companion import Companions
+
+    companions = Companions(
+        project.home / "dagster", project.root, project.home / "logs" / "dagster.log", _say
+    )
+    if port is None and not daemon:
+        return companions
+    from maestro_dagster.workers.instance import prepare_storage
+
+    prepare_storage(project.home)
+    if port is not None:
+        companions.start_webserver(port)
+    if daemon:
+        companions.start_daemon()
+    return companions
+
+
+def _make_loop(project: Project, guard: LoopGuard, companions: Companions) -> Loop:
+    from maestro_dagster.project.runtime import open_runtime
+    from maestro_dagster.workers.board import EngineBoard
+    from maestro_dagster.workers.dispatch import Dispatcher
+    from maestro_dagster.workers.loop import Loop
+
+    engine = open_runtime(project).engine
+    return Loop(
+        guard=guard,
+        intake=_make_intake(project),
+        dispatcher=Dispatcher(EngineBoard(engine), None, project.settings.max_concurrent_runs, _say),
+        start_zygote=lambda: _start_zygote(project),
+        cancel=engine.cancel,
+        repositories=tuple(project.repositories.values()),
+        say=_say,
+        watch=lambda: [_say(f"{name} has ended; see logs/dagster.log") for name in companions.ended()],
+    )
+
+
+def _make_intake(project: Project) -> Intake:
+    from maestro_dagster.events.inbox import Inbox
+    from maestro_dagster.manifest.read import read_flow
+    from maestro_dagster.project.services import open_journal
+    from maestro_dagster.steps.catalogue import load_catalogue
+    from maestro_dagster.workers.intake import FlowFolder, Intake
+
+    return Intake(
+        inbox=Inbox(project.inbox, project.home / "inbox" / "inbox.sqlite"),
+        flows=FlowFolder(project.flow_files, lambda path: read_flow(path, load_catalogue()), _say),
+        request=open_journal(project).request,
+        say=_say,
+        default_branch=project.settings.default_branch,
+        region=project.settings.request_region,
+    )
+
+
+def _say(text: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} {text}")

@@ -1,0 +1,59 @@
+"""`maestro logs`: the log lines of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from maestro_dagster.cli.argument import run_argument
+from maestro_dagster.cli.output import emit_line, json_option
+from maestro_dagster.cli.run_view import CLOSED
+
+if TYPE_CHECKING:
+    from maestro_dagster.engine.engine import Engine
+
+
+@click.command(
+    epilog="""\b
+With --json each line is one JSON document.
+
+\b
+Example:
+  maestro logs RUN --step build -f
+"""
+)
+@run_argument("-e", "--execution")
+@click.option("--step", help="Only the lines of this step.")
+@click.option("-f", "--follow", is_flag=True, help="Wait for more until the run has ended.")
+@json_option
+def command(run_id: str, step: str | None, follow: bool, as_json: bool) -> None:
+    """Print the log lines of RUN."""
+    from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.services import open_engine
+
+    engine = open_engine(find_project())
+    engine.view(run_id)  # raises for an unknown run
+    for line in _lines(engine, run_id, step, follow=follow):
+        if as_json:
+            emit_line(line)
+        else:
+            click.echo(f"{_clock(line)} {line['step']}: {line['line']}")
+
+
+def _lines(engine: Engine, run_id: str, step: str | None, *, follow: bool) -> Iterator[dict[str, Any]]:
+    offset = 0
+    while True:
+        ended = not follow or engine.view(run_id).status in CLOSED  # asked before reading: no line is missed
+        for line in engine.logs(run_id, step, offset=offset):
+            offset = line["offset"]
+            yield line
+        if ended:
+            return
+        time.sleep(0.5)
+
+
+def _clock(line: dict[str, Any]) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(line["ts"]))

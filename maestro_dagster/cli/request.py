@@ -1,0 +1,107 @@
+"""From what was typed to a request for a run."""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maestro_dagster.errors import UsageError
+
+if TYPE_CHECKING:
+    from maestro_dagster.engine.interface import RunRequest
+    from maestro_dagster.manifest.model import Flow, Param
+    from maestro_dagster.project.root import Project
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """Arguments that `plan` and `run` share."""
+
+    flow: str
+    params: tuple[str, ...] = ()
+    budget: str | None = None
+    region: str | None = None
+
+
+def read_project_flow(project: Project, text: str) -> Flow:
+    """The flow behind a path or a name. Raises ManifestError, ProjectError (`flow-missing`)."""
+    from maestro_dagster.manifest.read import read_flow
+    from maestro_dagster.steps.catalogue import load_catalogue
+
+    return read_flow(project.find_flow(text), load_catalogue())
+
+
+def make_request(project: Project, typed: Typed, run_id: str | None = None) -> RunRequest:
+    from maestro_dagster.engine.interface import RunRequest
+    from maestro_dagster.manifest.money import parse_budget
+
+    flow = read_project_flow(project, typed.flow)
+    return RunRequest(
+        run_id=run_id or new_run_id(),
+        flow=flow,
+        params=parse_params(flow, typed.params),
+        cause="manual",
+        actor=actor_name(),
+        budget_nano=parse_budget(typed.budget) if typed.budget else None,
+        region=typed.region,
+    )
+
+
+def new_run_id() -> str:
+    """`r` and 25 characters of base32, as runs from pushes have."""
+    return f"r{base64.b32encode(os.urandom(16)).decode().lower()[:25]}"
+
+
+def actor_name() -> str:
+    """Who asks, for the evidence. A container may know no name for its user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def parse_params(flow: Flow, given: Sequence[str]) -> dict[str, Any]:
+    """`name=value` texts as the flow's types want them. Raises UsageError."""
+    values: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"{text!r} is no parameter", remedy="write it as -p name=value")
+        if name not in flow.params:
+            known = ", ".join(flow.params) or "none"
+            raise UsageError(
+                f"the flow {flow.name} has no parameter {name!r}", remedy=f"its parameters are: {known}"
+            )
+        if name in values:
+            raise UsageError(f"the parameter {name!r} is given twice", remedy="give it once")
+        values[name] = _typed(name, flow.params[name], value)
+    return values
+
+
+def _typed(name: str, param: Param, text: str) -> Any:
+    if param.type == "string":
+        return text
+    checks = {
+        "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+        "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+        "boolean": lambda value: isinstance(value, bool),
+        "array": lambda value: isinstance(value, list),
+        "object": lambda value: isinstance(value, dict),
+    }
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not checks[param.type](value):
+        raise UsageError(
+            f"{text[:80]!r} is no {param.type}, which the parameter {name!r} is", remedy="write it as JSON"
+        )
+    return value
+
+

@@ -1,0 +1,40 @@
+"""`maestro status`: a run, or the newest runs."""
+
+from __future__ import annotations
+
+import click
+
+from maestro_dagster.cli.argument import run_argument
+from maestro_dagster.cli.output import emit, json_option, print_table
+from maestro_dagster.cli.run_view import run_columns, run_json, run_row
+
+
+@click.command(
+    epilog="""\b
+Example:
+  maestro status
+  maestro status RUN --json
+"""
+)
+@run_argument("-e", "--execution", required=False)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many runs.")
+@click.option("--flow", help="Only runs of this flow.")
+@click.option("--status", "wanted", help="Only runs that stand so: requested, running, succeeded, ...")
+@json_option
+def command(run_id: str | None, limit: int, flow: str | None, wanted: str | None, as_json: bool) -> None:
+    """Show RUN with its steps, or the newest runs."""
+    from maestro_dagster.cli.run import show_run
+    from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.services import open_engine
+
+    engine = open_engine(find_project())
+    if run_id is not None:
+        show_run(engine.view(run_id), as_json=as_json)
+        return
+    found = [view for view in engine.list_runs(limit=limit, status=wanted) if flow in (None, view.flow)]
+    if as_json:
+        emit({"runs": [run_json(view, steps=False) for view in found]}, as_json=True)
+    elif found:
+        print_table(run_columns(), [run_row(view) for view in found])
+    else:
+        click.echo("no runs yet; start one with `maestro run FLOW`")

@@ -1,0 +1,70 @@
+"""One loop a project: a lock that dies with its process, and the files that say where it is."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+from maestro_dagster.errors import ProjectError
+
+RUN_FOLDER = "run"
+
+
+def socket_path(home: Path) -> Path:
+    """Where the loop of a project listens."""
+    return home / RUN_FOLDER / "loop.sock"
+
+
+class LoopGuard:
+    """Holds `run/loop.lock`; `run/loop.json` says pid and start, `run/ready` that the loop takes work.
+
+    Raises ProjectError `loop-running` on entry when another process holds the project.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.folder = home / RUN_FOLDER
+        self._lock: int | None = None
+
+    def __enter__(self) -> LoopGuard:
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = os.open(self.folder / "loop.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise ProjectError(
+                f"`maestro dev` already runs in this project (pid {self._pid()})",
+                place=str(self.folder / "loop.json"),
+                remedy="use that one, or stop it first",
+                code="loop-running",
+            ) from error
+        self._lock = lock
+        self.clear()
+        form = {"pid": os.getpid(), "started_at": time.time()}
+        (self.folder / "loop.json").write_text(json.dumps(form), encoding="utf-8")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.clear()
+        (self.folder / "loop.json").unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def set_ready(self) -> None:
+        (self.folder / "ready").write_text(str(os.getpid()), encoding="utf-8")
+
+    def clear(self) -> None:
+        (self.folder / "ready").unlink(missing_ok=True)
+
+    def _pid(self) -> object:
+        try:
+            return json.loads((self.folder / "loop.json").read_text(encoding="utf-8"))["pid"]
+        except (OSError, ValueError, KeyError):
+            return "unknown"

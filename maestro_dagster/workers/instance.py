@@ -1,0 +1,81 @@
+"""Dagster's own home, below the state folder of the project."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+_MARK = "# Written by Maestro at every start. Remove this line to keep a file of your own."
+_CONFIG = """\
+{mark}
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+run_coordinator:
+  module: dagster._core.run_coordinator
+  class: DefaultRunCoordinator
+run_launcher:
+  module: maestro_dagster.workers.launcher
+  class: MaestroRunLauncher
+  config:
+    home: {home}
+"""
+
+
+def dagster_home(home: Path) -> Path:
+    return home / "dagster"
+
+
+def prepare_dagster_home(home: Path) -> Path:
+    """Makes the folder and its dagster.yaml; a file without our first line is the operator's and stays."""
+    folder = dagster_home(home)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "dagster.yaml"
+    wanted = _CONFIG.format(mark=_MARK, home=_quote(home))
+    found = path.read_text(encoding="utf-8") if path.is_file() else None
+    if found is None or (found.startswith(_MARK) and found != wanted):
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(wanted, encoding="utf-8")
+        temporary.replace(path)
+    return folder
+
+
+def _quote(path: Path) -> str:
+    """A YAML single-quoted scalar."""
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+@contextmanager
+def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance of the project, whatever DAGSTER_HOME says."""
+    import dagster as dg
+
+    folder = prepare_dagster_home(home)
+    with dg.DagsterInstance.from_config(str(folder)) as instance:
+        yield instance
+
+
+def prepare_storage(home: Path) -> None:
+    """Makes the databases before several processes open them: two that create one at once break it.
+
+    In a process of its own, because the loop must not import Dagster.
+    """
+    command = [sys.executable, "-c", _OPEN_STORAGE, str(home)]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+
+
+_OPEN_STORAGE = """
+import sys
+from pathlib import Path
+from maestro_dagster.workers.instance import open_instance
+with open_instance(Path(sys.argv[1])) as instance:
+    instance.get_runs_count()
+"""

@@ -1,0 +1,161 @@
+"""From pushes to requested runs: every flow of the project whose `on:` wants the event, once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from maestro_dagster.engine.interface import RunRequest
+from maestro_dagster.errors import EventError, MaestroError
+from maestro_dagster.events.filter import flow_wants
+from maestro_dagster.events.inbox import Inbox
+from maestro_dagster.events.interface import PushEvent, run_id_for
+from maestro_dagster.events.source import read_changed_paths, read_git_facts
+from maestro_dagster.manifest.model import Flow
+
+_BATCH = 200  # events in one durable write
+Request = Callable[[Sequence[RunRequest]], object]
+Say = Callable[[str], None]
+
+
+class FlowFolder:
+    """The flows of a project, read again when a file changed. A broken file leaves the others usable."""
+
+    def __init__(self, files: Callable[[], Iterable[Path]], read: Callable[[Path], Flow], say: Say) -> None:
+        self._files = files
+        self._read = read
+        self._say = say
+        self._known: dict[Path, tuple[tuple[int, int], Flow | None]] = {}
+
+    def flows(self) -> tuple[Flow, ...]:
+        """Flows that can be read, in the order of their files; of two with one name the first."""
+        found: dict[str, Flow] = {}
+        known: dict[Path, tuple[tuple[int, int], Flow | None]] = {}
+        for path in self._files():
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            mark = (status.st_mtime_ns, status.st_size)
+            before = self._known.get(path)
+            known[path] = before if before and before[0] == mark else (mark, self._try(path))
+            flow = known[path][1]
+            if flow is not None:
+                found.setdefault(flow.name, flow)
+        self._known = known
+        return tuple(found.values())
+
+    def _try(self, path: Path) -> Flow | None:
+        try:
+            return self._read(path)
+        except MaestroError as error:
+            self._say(f"{path} is left out: {error}")
+            return None
+
+
+@dataclass
+class Intake:
+    """`request` writes requests durably and ignores those that are known."""
+
+    inbox: Inbox
+    flows: FlowFolder
+    request: Request
+    say: Say
+    default_branch: str = "main"
+    region: str | None = None
+
+    def __post_init__(self) -> None:
+        self._stamp = -1
+        self._missing: set[str] = set()  # repositories that are not there now
+
+    def has_drops(self) -> bool:
+        """Whether something was dropped since the last pass: one stat call, so it may be asked often."""
+        return _stamp(self.inbox.folder / "new") != self._stamp
+
+    def take(self, *, retry: bool = False) -> int:
+        """One pass over the inbox; gives how many runs were requested.
+
+        Run ids follow from event and flow, so a pass that died between the request and the note
+        repeats nothing. `retry` asks again for repositories that were missing.
+        """
+        self._stamp = _stamp(self.inbox.folder / "new")
+        self.inbox.ingest()
+        if retry:
+            self._missing.clear()
+        count = 0
+        events = [event for event in self.inbox.pending() if event.repository not in self._missing]
+        flows = self.flows.flows() if events else ()
+        for start in range(0, len(events), _BATCH):
+            count += self._take_batch(events[start : start + _BATCH], flows)
+        return count
+
+    def _take_batch(self, events: Sequence[PushEvent], flows: Sequence[Flow]) -> int:
+        wanted: list[tuple[PushEvent, list[RunRequest]]] = []
+        for event in events:
+            try:
+                wanted.append((event, self._requests(event, flows)))
+            except EventError as error:
+                self._missing.add(event.repository)
+                self.say(f"the push {event.event_id} waits: {error}")
+        requests = [request for _, found in wanted for request in found]
+        if requests:
+            self.request(requests)
+        for event, found in wanted:
+            self.inbox.mark_requested(event.event_id, [request.run_id for request in found])
+        return len(requests)
+
+    def _requests(self, event: PushEvent, flows: Sequence[Flow]) -> list[RunRequest]:
+        wanting = [flow for flow in flows if self._wants(flow, event)]
+        if not wanting:
+            return []
+        git = self._facts(event)
+        return [
+            RunRequest(
+                run_id=run_id_for(event.event_id, flow.name),
+                flow=flow,
+                git=git,
+                partition=event.partition,
+                cause="poll" if event.source == "poll" else "push",
+                actor=git.get("author", ""),
+                region=self.region,
+            )
+            for flow in wanting
+        ]
+
+    def _wants(self, flow: Flow, event: PushEvent) -> bool:
+        return flow_wants(flow, event, lambda: self._changed(event))
+
+    def _changed(self, event: PushEvent) -> Sequence[str]:
+        try:
+            return read_changed_paths(event, self.default_branch)
+        except EventError as error:
+            if error.error_code == "repository-missing":
+                raise
+            self.say(f"the files of the push {event.event_id} cannot be read: {error}")
+            return ()
+
+    def _facts(self, event: PushEvent) -> dict[str, str]:
+        """A push whose commit is gone still gets its run, which fails with a receipt: nothing is lost."""
+        try:
+            return read_git_facts(event)
+        except EventError as error:
+            if error.error_code == "repository-missing":
+                raise
+            self.say(f"the push {event.event_id}: {error}")
+            return {
+                "sha": event.after,
+                "ref": event.ref,
+                "branch": event.branch,
+                "repository": event.repository,
+                "before": event.before,
+                "event_id": event.event_id,
+            }
+
+
+def _stamp(folder: Path) -> int:
+    try:
+        return os.stat(folder).st_mtime_ns  # noqa: PTH116 - asked ten times a second
+    except OSError:
+        return 0
