@@ -22,9 +22,9 @@ _STYLE: Final = (
     "h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}p{margin:.3rem 0}"
     "table{border-collapse:collapse;width:100%;font-size:.87rem}"
     "th,td{text-align:left;vertical-align:top;padding:.25rem .8rem .25rem 0;border-top:1px solid var(--b);"
-    "overflow-wrap:anywhere}th{border:0;color:var(--m);font-weight:400}"
-    "code{font:.8rem ui-monospace,monospace;overflow-wrap:anywhere}.n{text-align:right;white-space:nowrap}"
-    ".m{color:var(--m)}.done,.reused,.succeeded,.yes{color:var(--done)}"
+    "overflow-wrap:break-word}th{border:0;color:var(--m);font-weight:400}"
+    "code{font:.8rem ui-monospace,monospace}.d{overflow-wrap:anywhere}.m{color:var(--m)}"
+    ".done,.reused,.succeeded,.yes{color:var(--done)}"
     ".failed,.denied,.no{color:var(--failed)}.skipped,.cancelled{color:var(--other)}"
     "svg{width:100%;height:auto;font:11px system-ui,sans-serif;fill:currentColor}"
     "svg .done,svg .reused{fill:var(--done)}svg .failed{fill:var(--failed)}"
@@ -104,17 +104,21 @@ def _code(value: Any) -> str:
     return f"<code>{_text(value)}</code>"
 
 
+def _digest(value: Any) -> str:
+    return f'<code class="d">{_text(value)}</code>'
+
+
 def _mark(word: Any) -> str:
     text = _text(word)
     return f'<span class="{text}">{text}</span>'
 
 
 def _usd(value: Any) -> str:
-    return "unknown" if value is None else f"{_text(value)} USD"
+    return "unknown" if value is None else f"{_text(value)}&nbsp;USD"
 
 
 def _seconds(milliseconds: int) -> str:
-    return f"{milliseconds / 1000:.3f} s"
+    return f"{milliseconds / 1000:.3f}&nbsp;s"
 
 
 def _head(description: Mapping[str, Any], flow: Mapping[str, Any], costs: Mapping[str, Any]) -> str:
@@ -140,7 +144,7 @@ def _ran(claims: Sequence[Mapping[str, Any]]) -> str:
             _code(claim["step"]),
             _text(claim["uses"]),
             _mark(claim["status"]),
-            str(claim["attempts"]),
+            _text(claim["attempts"]),
             _seconds(claim["duration_ms"]),
             _usd(claim["cost_usd"]),
             _notes(claim),
@@ -180,16 +184,24 @@ def _allowed(decisions: Mapping[str, Any], description: Mapping[str, Any]) -> st
             _mark("yes" if pack.get("allow") is True else "no"),
             "<br>".join(_violation(item) for item in _items(pack.get("violations")))
             + "".join(f"<br>warning: {_text(item)}" for item in _items(pack.get("warnings"))),
-            _code(pack.get("digest")),
+            _digest(pack.get("digest")),
         )
         for pack in packs
     )
-    context = (_row(_text(name), _text(value)) for name, value in sorted(description["context"].items()))
+    context = (_row(_text(name), _text(value)) for name, value in _flatten(description["context"]))
     return (
         f"<h2>Who allowed it</h2><p>Admission: {verdict}, by {_text(engine)}.</p>"
         f"{_table(('Pack', 'Allows', 'Violations', 'Digest'), rows)}"
         f"<h2>Where it came from</h2>{_table(('What', 'Value'), context)}"
     )
+
+
+def _flatten(context: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    for name, value in sorted(context.items()):
+        if isinstance(value, dict):
+            yield from ((f"{name}.{inner}", value[inner]) for inner in sorted(value))
+        else:
+            yield name, value
 
 
 def _violation(item: Any) -> str:
@@ -207,9 +219,8 @@ def _cost(costs: Mapping[str, Any]) -> str:
     rows = []
     for group, name in (("by_kind", "kind"), ("by_model", "model")):
         for line in _items(costs.get(group)):
-            tokens = int(line.get("tokens_in") or 0) + int(line.get("tokens_out") or 0)
-            cost = _usd(line.get("total_usd"))
-            rows.append(_row(_text(line.get(name)), str(line.get("events", "")), str(tokens), cost))
+            counts = (_text(line.get(word, 0)) for word in ("events", "tokens_in", "tokens_out"))
+            rows.append(_row(_text(line.get(name)), *counts, _usd(line.get("total_usd"))))
     return (
         f"<h2>What it cost</h2><p>Total {_usd(costs.get('total_usd'))}, "
         f"of which known {_usd(costs.get('known_usd'))}.</p>"
@@ -228,18 +239,18 @@ def _made(claims: Sequence[Mapping[str, Any]]) -> str:
             _row(
                 _code(claim["step"]),
                 _text(output["media_type"]) + (f", {len(files)} files" if files else ""),
-                f"{output['size']} B",
-                _code(output["digest"]),
+                f"{_text(output['size'])} B",
+                _digest(output["digest"]),
             )
         )
     return f"<h2>What it made</h2>{_table(('Step', 'Type', 'Size', 'Digest'), rows)}"
 
 
 def _proof(description: Mapping[str, Any], files: Sequence[Mapping[str, Any]], key: str) -> str:
-    rows = (_row(_text(item["name"]), f"{item['size']} B", _code(item["digest"])) for item in files)
+    rows = (_row(_text(item["name"]), f"{_text(item['size'])} B", _digest(item["digest"])) for item in files)
     claims = description["claims"]
     return (
-        f"<h2>Proof</h2><p>Flow {_code(description['flow']['digest'])}</p>"
-        f"<p>{claims['count']} claims under the root {_code(claims['root'])} (RFC 6962)</p>"
-        f"<p>Signed with {_code(key)}</p>{_table(('File', 'Size', 'Digest'), rows)}"
+        f"<h2>Proof</h2><p>Flow {_digest(description['flow']['digest'])}</p>"
+        f"<p>{_text(claims['count'])} claims under the root {_digest(claims['root'])} (RFC 6962)</p>"
+        f"<p>Signed with {_digest(key)}</p>{_table(('File', 'Size', 'Digest'), rows)}"
     )

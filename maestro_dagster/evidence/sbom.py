@@ -163,10 +163,20 @@ def _read_part(data: bytes, prefix: str) -> dict[str, list[Any]]:
         root = (part.get("metadata") or {}).get("component")
         if root is not None:
             sections["components"].insert(0, root)
+        sound = all(isinstance(item, dict) for items in sections.values() for item in items) and all(
+            isinstance(item.get("dependsOn", []), list) for item in sections["dependencies"]
+        )
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ManifestError) as error:
         raise _invalid("it is not a CycloneDX document") from error
+    if not sound:
+        raise _invalid("its sections are malformed")
     own = set(_references(sections))
-    return {name: [_rename(item, own, prefix) for item in items] for name, items in sections.items()}
+    joined = {name: [_rename(item, own, prefix) for item in items] for name, items in sections.items()}
+    for name in ("components", "services", "vulnerabilities"):
+        for number, item in enumerate(joined[name]):
+            # Two equal parts must not make two equal entries: the schema asks for unique ones.
+            item.setdefault("bom-ref", f"{prefix}{name}/{number}")
+    return joined
 
 
 def _invalid(why: str) -> EvidenceError:
