@@ -19,7 +19,7 @@ from maestro_dagster.errors import MaestroError
 from maestro_dagster.manifest.canonical import digest_bytes
 from maestro_dagster.manifest.expression import GIT_FIELDS, references, resolve
 from maestro_dagster.manifest.model import Flow, Param, Task
-from maestro_dagster.manifest.money import format_nano
+from maestro_dagster.manifest.money import format_nano, parse_usd
 from maestro_dagster.policy.interface import Decision, Verdict, Violation
 from maestro_dagster.steps.interface import Effects, Estimate, StepKind
 
@@ -80,7 +80,8 @@ def assess(services: Services, request: RunRequest) -> Assessment:
         estimates={step.step: None if step.nano is None else format_nano(step.nano) for step in steps},
     )
     decision = services.policy.evaluate(document)
-    if not any(verdict.pack == "budget" for verdict in decision.verdicts):
+    # What is wrong with a step also hides its price: one cause, one violation.
+    if not violations and not any(verdict.pack == "budget" for verdict in decision.verdicts):
         violations += _check_budget(flow, request.budget_nano, nano)
     own = Verdict(PACK, _DIGEST, not violations, tuple(violations))
     whole = Decision(
@@ -290,8 +291,6 @@ def _has_type(value: Any, param: Param) -> bool:
 
 
 def _check_budget(flow: Flow, budget_nano: int | None, nano: int | None) -> Iterator[Violation]:
-    from maestro_dagster.manifest.money import parse_usd
-
     limits = [] if budget_nano is None else [budget_nano]
     if flow.budget is not None and flow.budget.usd is not None:
         limits.append(parse_usd(flow.budget.usd))

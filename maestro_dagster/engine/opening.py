@@ -17,6 +17,7 @@ from maestro_dagster.engine.services import Services
 from maestro_dagster.engine.settlement import NO_PREPARATION, Bill, Settler, waiting_row
 from maestro_dagster.engine.source import Source
 from maestro_dagster.errors import DeniedError, JournalError, UsageError
+from maestro_dagster.manifest.graph import ancestors
 from maestro_dagster.manifest.model import Flow
 
 
@@ -63,7 +64,8 @@ def open_segment(
         selected=step_ids,
         owner=owner,
         emit=emitted.put,
-        source=source,
+        # What was selected is wanted anew, even if another run has made the same.
+        source=source if run.selection is None else None,
         assets=assets,
         chance=chance,
     )
@@ -78,8 +80,9 @@ def _settle_unselected(
     source: Source | None,
     owner: str,
 ) -> list[StepRow]:
-    """Steps that were not selected end first: taken over from the named run, or skipped."""
+    """Steps that were not selected end first: taken over from the named run where they are needed, or skipped."""
     selected = set(run.selection or ())
+    needed = frozenset[str]().union(*(ancestors(flow, step) for step in selected))
     known = {row.step for row in rows if row.iteration < 0}
     settler = Settler(run, lambda artifact: _files(services, artifact))
     now = time.time()
@@ -88,7 +91,7 @@ def _settle_unselected(
         if task.id in selected or task.id in known:
             continue
         row = waiting_row(task, asset=services.catalogue.kind(task.uses).asset)
-        found = source.find_any(task) if source else None
+        found = source.find_any(task) if source and task.id in needed else None
         if found is not None and source is not None:
             ended.append(
                 settler.settle_reused(
