@@ -18,7 +18,7 @@ Purpose = Literal["investigation", "threat-intel", "fraud-risk", "t&s", "benchma
 DataClass = Literal["public", "internal", "confidential", "personal"]
 Isolation = Literal["namespaces", "none"]
 
-# Digits stand as [0-9]: `\\d` means the digits of every script to some readers of a pattern.
+# Digits stand as [0-9]: `\d` means the digits of every script to some readers of a pattern.
 FlowName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{3,64}$")]
 StepId = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 Uses = Annotated[str, Field(pattern=r"^pkg:[a-z0-9-]+/[a-z0-9._-]+@[0-9]+\.[0-9]+\.[0-9]+$")]

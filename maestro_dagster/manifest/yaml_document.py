@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_NOT_ALLOWED = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_ALLOWED = "[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 # YAML 1.2 tells a reader to read on under any 1.x; the same length, so that places stay right.
 _DIRECTIVE = re.compile(r"^(%YAML[ \t]+1\.)\d(?=\s|$)", re.MULTILINE)
 _OPEN_EXPRESSION = re.compile(r"""[:,\[{-]\s*(\$\{\{.*?\}\})""")
@@ -43,7 +43,7 @@ def parse_yaml(text: str) -> Any:
 
 def parse_full_yaml(text: str) -> Any:
     """The same through the general parser, without the short way."""
-    bad = _NOT_ALLOWED.search(text)
+    bad = re.search(_NOT_ALLOWED, text)
     if bad is not None:
         raise DocumentError(
             "yaml-character",

@@ -23,18 +23,17 @@ from maestro_dagster.manifest.json_document import duplicate_key
 from maestro_dagster.manifest.yaml_scalar import resolve_plain
 
 # Tabs, carriage returns and the line breaks of other worlds are left to the general reader.
-_DOUBTFUL = re.compile(
-    "[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
-)
+_DOUBTFUL_ASCII = re.compile("[^\n\x20-\x7e]")
+_DOUBTFUL = "[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 _LINE = re.compile(r"( *)([^\n]*)(?:\n|$)")
 _PLAIN_KEY = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_./@+-]*) *:(?= |$)", re.MULTILINE)
 _QUOTED_KEY = re.compile(r"""("[^"\\\n]*"|'[^'\n]*') *:(?= |$)""", re.MULTILINE)
 # A block scalar's text: no `: `, no ` #`, no colon at the end; what may start it is narrow on purpose.
 _PLAIN = re.compile(
-    r"(?:[A-Za-z0-9_./+~$<=(^\\;\x80-\U0010ffff]|-(?=[^\s]))(?:[^\n:#]|:(?=[^\s])|(?<=[^\s])#)*"
+    r"(?:[A-Za-z0-9_./+~$<=(^\\;]|[^\x00-\x7f]|-(?=[^\s]))(?:[^\n:#]|:(?=[^\s])|(?<=[^\s])#)*"
 )
 _FLOW_PLAIN = re.compile(
-    r"(?:[A-Za-z0-9_./+~$<=(^\\;\x80-\U0010ffff]|-(?=[^\s,\[\]{}]))"
+    r"(?:[A-Za-z0-9_./+~$<=(^\\;]|[^\x00-\x7f]|-(?=[^\s,\[\]{}]))"
     r"(?:[^\n:#,\[\]{}]|:(?=[^\s,\[\]{}])|(?<=[^\s])#)*"
 )
 _FLOW_KEY = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_./@+-]*):(?= |\n)")
@@ -55,13 +54,19 @@ class UnsupportedError(Exception):
 
 def parse_plain_yaml(text: str) -> Any:
     """The tree of one document. Raises UnsupportedError, or DocumentError for a certain fault."""
-    if _DOUBTFUL.search(text):
+    if _has_doubtful(text):
         raise UnsupportedError
     reader = _Reader(text)
     value = reader.block(-1, 0)
     if reader.line is not None:
         raise UnsupportedError
     return value
+
+
+def _has_doubtful(text: str) -> bool:
+    if text.isascii():
+        return _DOUBTFUL_ASCII.search(text) is not None
+    return re.search(_DOUBTFUL, text) is not None  # compiled only here: wide ranges take milliseconds
 
 
 class _Reader:
