@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +106,7 @@ def choose_model(
     usable: Callable[[Model], bool],
     reserve: Callable[[Model], int | None],
 ) -> tuple[Model, tuple[str, ...]]:
-    """The cheapest usable model that fits the route, and notes for the reader.
+    """The cheapest (or fastest) usable model that fits the route, and notes for the reader.
 
     Without any usable model the built-in provider takes the request, whatever the route asks, and the
     notes say so. Raises ModelError (`model-route`) when there are models but none fits.
@@ -121,16 +122,20 @@ def choose_model(
                 remedy="give its key, or name another provider",
                 code="model-unreachable",
             )
-        return BUILTIN, ("no model provider is configured: sentences were chosen from the input",)
+        return BUILTIN, (
+            "no model provider is configured: the built-in one answered, which writes nothing of its own",
+        )
     reasons: dict[str, str] = {}
-    fitting: list[tuple[int, str, Model]] = []
+    fast = request.route.get("minimise") == "latency"
+    fitting: list[tuple[int, int, str, Model]] = []
     for model in configured:
         cost = reserve(model)
         reason = _misfit(model, request, cost)
         if reason or cost is None:
             reasons[model.name] = reason
         else:
-            fitting.append((cost, model.name, model))
+            speed = sys.maxsize if model.p95_ms is None else model.p95_ms
+            fitting.append((*((speed, cost) if fast else (cost, speed)), model.name, model))
     if not fitting:
         raise ModelError(
             "no configured model fits the route: "
@@ -138,7 +143,7 @@ def choose_model(
             remedy="widen the route, or add a model to resources/models.yaml",
             code="model-route",
         )
-    return min(fitting, key=lambda item: item[:2])[2], ()
+    return min(fitting, key=lambda item: item[:3])[3], ()
 
 
 def fits_region(model: Model, region: str | None) -> bool:

@@ -67,6 +67,9 @@ class CallLedger(Protocol):
     ) -> str:
         """Durable before it returns; gives the id to settle. Raises CostError when the budget is used up."""
 
+    def left_tokens(self) -> int | None:
+        """What the tightest token budget leaves; None when there is none."""
+
     async def settle(self, call_id: str, usage: ModelUsage | None, error: str | None = None) -> None: ...
 
 
