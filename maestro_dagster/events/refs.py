@@ -8,6 +8,7 @@ the refs without an event: what was there before is no push.
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -83,11 +84,19 @@ def _record(inbox: Inbox, repository: str, refs: dict[str, str], now: float) -> 
                 "INSERT OR REPLACE INTO seen_ref (repository, ref, sha, moves) VALUES (?, ?, ?, ?)",
                 (place, ref, after, moves),
             )
-            if not first:
+            if not first and not _is_known(connection, place, ref, after):
                 moved.append(_event(place, ref, before or "0" * len(after), after, moves, now))
         if first:
             connection.execute("INSERT INTO seen_ref VALUES (?, ?, '', 0)", (place, _FIRST_SIGHT))
         return list(inbox.insert(connection, moved))
+
+
+def _is_known(connection: sqlite3.Connection, place: str, ref: str, after: str) -> bool:
+    """Whether a hook, since removed, already brought this move."""
+    row = connection.execute(
+        "SELECT after FROM event WHERE repository = ? AND ref = ? ORDER BY sequence DESC LIMIT 1", (place, ref)
+    ).fetchone()
+    return row is not None and row[0] == after
 
 
 def _event(repository: str, ref: str, before: str, after: str, moves: int, now: float) -> PushEvent:

@@ -1,31 +1,49 @@
 """Which Rego the embedded engine may be trusted with.
 
-regorus differs from OPA without a word in a few places. So it only gets packs whose every builtin and
-language feature is known to answer as OPA does; `tests/conformance/test_rego.py` keeps the list honest.
-A pack outside the list is refused, never guessed at: such packs need a real OPA (`policy_engine = "opa"`).
+regorus differs from OPA without a word in a few places. So it only gets packs whose builtins and
+language features answer as OPA does; `tests/conformance/` compares the two over generated calls and
+keeps the list honest. A pack outside the list is refused, never guessed at: it needs a real OPA
+(`policy_engine = "opa"`). Not on the list for a reason: `walk`, `json.match_schema`, `glob.match`,
+`semver.is_valid`, `time.parse_rfc3339_ns`, `min`, `floor`, `ceil`, `object.subset` (all answer
+differently in corners), and everything that is not deterministic.
 
-Runs inside the child process on the syntax tree that regorus hands out; imports nothing.
+What stays different, and only there: arithmetic on fractions (binary here, decimal in OPA: last
+digits), `lower` and `upper` of the few letters that change their length or depend on their place
+(ß, İ, final sigma), `replace` of an empty text beside non-ASCII, `substring` at a fraction, and how
+`sprintf` prints a fraction or a number under %s.
+
+Runs inside the child process on the syntax tree that regorus hands out.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-# Pure, deterministic, and equal to OPA in the differential tests. Anything else is refused.
+# Pure, deterministic, and equal to OPA in the differential test. Anything else is refused.
 BUILTINS = frozenset(
     {
-        "abs", "array.concat", "array.reverse", "array.slice", "base64.decode", "base64.encode", "ceil",
-        "concat", "contains", "count", "endswith", "floor", "format_int", "indexof", "intersection",
-        "is_array", "is_boolean", "is_null", "is_number", "is_object", "is_set", "is_string",
-        "json.marshal", "json.unmarshal", "lower", "max", "min", "numbers.range", "object.filter",
-        "object.get", "object.keys", "object.remove", "object.subset", "object.union", "product",
-        "regex.match", "replace", "round", "semver.compare", "semver.is_valid", "sort", "split", "sprintf",
-        "startswith", "strings.any_prefix_match", "strings.any_suffix_match", "substring", "sum",
-        "trim", "trim_left", "trim_prefix", "trim_right", "trim_space", "trim_suffix", "type_name", "union",
-        "upper",
+        "abs", "array.concat", "array.reverse", "array.slice", "base64.decode", "base64.encode",
+        "base64url.decode", "base64url.encode", "base64url.encode_no_pad", "bits.and", "bits.lsh",
+        "bits.negate", "bits.or", "bits.rsh", "bits.xor", "concat", "contains", "count", "endswith",
+        "graph.reachable", "hex.decode", "hex.encode", "intersection", "is_array", "is_boolean", "is_null",
+        "is_number", "is_object", "is_set", "is_string", "json.is_valid", "json.unmarshal", "lower", "max",
+        "net.cidr_is_valid", "numbers.range", "numbers.range_step", "object.filter", "object.get",
+        "object.keys", "object.remove", "object.union", "object.union_n", "product",
+        "regex.find_all_string_submatch_n", "regex.find_n", "regex.match", "replace", "round",
+        "semver.compare", "sort", "split", "sprintf", "startswith", "strings.any_prefix_match",
+        "strings.any_suffix_match", "strings.count", "strings.replace_n", "strings.reverse", "substring",
+        "sum", "time.clock", "time.date", "time.diff", "time.weekday", "to_number", "trim", "trim_left",
+        "trim_prefix", "trim_right", "trim_space", "trim_suffix", "type_name", "union", "upper",
     }
 )  # fmt: skip
+MAX_INTEGER = 2**53 - 1  # beyond it regorus computes with floats where OPA is exact
+_IMPORTS = ("rego.v1", "future.keywords.in", "future.keywords.if", "future.keywords.every",
+            "future.keywords.contains", "future.keywords")  # fmt: skip
+# \d is [0-9] in OPA, and every digit of Unicode in regorus; so with its sisters.
+_UNICODE_CLASS = re.compile(r"\\[dDwWsSbB]")
+_VERBS = re.compile(r"%(?![sv%])")
 
 Node = Mapping[str, Any]
 
@@ -37,20 +55,57 @@ def find_problems(tree: Node, functions: frozenset[str]) -> list[str]:
         tree: `ast` of one module as regorus gives it.
         functions: full names (`data.maestro.pii.f`) of every function of the loaded modules.
     """
-    package = "data." + ".".join(_path(tree["package"]["refr"]) or ())
+    package = f"data.{read_package(tree)}"
     aliases = _aliases(tree)
-    problems = []
+    problems = [
+        f"line {_line(imported)}: the import of {name}"
+        for imported in tree["imports"]
+        for name in [".".join(_path(imported["refr"]) or ("?",))]
+        if not name.startswith(("data.", "input.")) and name not in ("data", "input", *_IMPORTS)
+    ]
     for rule in tree["rules"]:
         problems += _check_head(rule)
         for kind, node in _nodes(rule):
             if kind == "Call":
                 problems += _check_call(node, package, aliases, functions)
+            elif kind == "Number" and not _is_exact(node["value"]):
+                problems.append(f"line {_line(node)}: a number beyond 2^53")
     return problems
+
+
+def find_text_problems(texts: list[tuple[str, Any]]) -> list[str]:
+    """Regular expressions that mean something else here, in a pack that uses any.
+
+    Args:
+        texts: (name, syntax tree or JSON) of each module and of the data.
+    """
+    if not any(_uses_regex(value) for _, value in texts):
+        return []
+    return [
+        f"{name}: {found[0]} in a regular expression; write out the characters, such as [0-9]"
+        for name, value in texts
+        for text in _strings(value)
+        if (found := _UNICODE_CLASS.search(text))
+    ]
+
+
+def find_data_problems(data: Any) -> list[str]:
+    """Numbers of data.json that regorus would round."""
+    return [
+        f"data.json: {number} is a number beyond 2^53; write it as a string"
+        for number in _numbers(data)
+        if not _is_exact(number)
+    ]
+
+
+def read_package(tree: Node) -> str:
+    """`maestro.pii`."""
+    return ".".join(_path(tree["package"]["refr"]) or ())
 
 
 def list_functions(tree: Node) -> Iterator[str]:
     """Full names of the functions that a module defines."""
-    package = ("data", *(_path(tree["package"]["refr"]) or ()))
+    package = ("data", read_package(tree))
     for rule in tree["rules"]:
         head = rule["Spec"]["head"] if "Spec" in rule else rule["Default"] if rule["Default"]["args"] else {}
         function = head.get("Func", head if "args" in head else None)
@@ -94,9 +149,64 @@ def _check_call(node: Node, package: str, aliases: Mapping[str, str], functions:
     name = ".".join(path)
     head, *rest = path
     expanded = ".".join((aliases.get(head, head), *rest))
-    if expanded in functions or f"{package}.{name}" in functions or name in BUILTINS:
+    if expanded in functions or f"{package}.{name}" in functions:
+        return []
+    if name == "sprintf":
+        return _check_format(node)
+    if name in BUILTINS:
         return []
     return [f"line {_line(node)}: the builtin {name}"]
+
+
+def _check_format(node: Node) -> list[str]:
+    form = next((item["value"] for item in (_literal(param) for param in node["params"][:1]) if item), None)
+    if form is None:
+        return [f"line {_line(node)}: sprintf with a format that is no literal"]
+    if _VERBS.search(form.replace("%%", "")):
+        return [f"line {_line(node)}: sprintf with a verb other than %s and %v"]
+    return []
+
+
+def _literal(node: Node) -> Node | None:
+    found: Node | None = node.get("String") or node.get("RawString")
+    return found
+
+
+def _uses_regex(value: Any) -> bool:
+    return any(
+        kind == "Call" and (_path(node["fcn"]) or ("",))[0] == "regex" for kind, node in _nodes(value)
+    )
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping) and "package" in value and "rules" in value:
+        for kind, node in _nodes(value):
+            if kind in ("String", "RawString"):
+                yield node["value"]
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _numbers(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _is_exact(value: Any) -> bool:
+    return not isinstance(value, int | float) or -MAX_INTEGER <= value <= MAX_INTEGER
 
 
 def _nodes(value: Any) -> Iterator[tuple[str, Node]]:

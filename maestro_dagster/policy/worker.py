@@ -19,6 +19,7 @@ from importlib.metadata import version
 from typing import Any, BinaryIO
 
 _LENGTH = struct.Struct(">I")
+_KEPT = 64  # loaded packs; the one loaded first makes room
 _UNDEFINED = {"undefined": True}
 
 
@@ -45,12 +46,19 @@ class Worker:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         operation = {"load": self.load, "evaluate": self.evaluate, "query": self.query}[request["op"]]
-        return {"version": self.version, **operation(request)}
+        try:
+            return {"version": self.version, **operation(request)}
+        except BaseException as error:
+            # A panic of the engine is no Exception, so that nobody goes on with what it left behind.
+            if type(error).__name__ != "PanicException":
+                raise
+            self.engines.pop(request["key"], None)
+            return {"version": self.version, **_failure("evaluate", error)}
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
         import regorus
 
-        from maestro_dagster.policy.language import find_problems, list_functions
+        from maestro_dagster.policy.language import read_package
 
         engine = regorus.Engine()
         engine.set_rego_v0(request.get("v0", False))
@@ -61,19 +69,17 @@ class Worker:
             if request.get("data") is not None:
                 engine.add_data_json(json.dumps(request["data"]))
             trees = [item["ast"] for item in json.loads(engine.get_ast_as_json())]
+            asked = _parse_query(request["query"]) if request.get("query") else []
         except (RuntimeError, ValueError) as error:
             return _failure("load", error)
         if request.get("checked", True):
-            functions = frozenset(name for tree in trees for name in list_functions(tree))
-            problems = [
-                f"{path} {problem}"
-                for (path, _), tree in zip(request["modules"], trees, strict=True)
-                for problem in find_problems(tree, functions)
-            ]
+            problems = _find_problems(request, trees, asked)
             if problems:
                 return {"error": {"kind": "language", "message": "; ".join(problems[:5])}}
+        while len(self.engines) >= _KEPT:
+            self.engines.pop(next(iter(self.engines)))
         self.engines[request["key"]] = engine
-        return {"packages": [".".join(_package(tree)) for tree in trees]}
+        return {"packages": [read_package(tree) for tree in trees]}
 
     def evaluate(self, request: dict[str, Any]) -> dict[str, Any]:
         engine = self.engines.get(request["key"])
@@ -109,13 +115,29 @@ def _value(text: str) -> dict[str, Any]:
     return {"value": results[0]["expressions"][0]["value"]}
 
 
-def _package(tree: dict[str, Any]) -> list[str]:
-    from maestro_dagster.policy.language import _path
+def _parse_query(query: str) -> list[Any]:
+    """The query as the body of a rule, for the allow-list only."""
+    import regorus
 
-    return list(_path(tree["package"]["refr"]) or ())
+    engine = regorus.Engine()
+    engine.add_policy("query", f"package query\nimport rego.v1\nquery if {{\n{query}\n}}\n")
+    return [item["ast"] for item in json.loads(engine.get_ast_as_json())]
 
 
-def _failure(kind: str, error: Exception) -> dict[str, Any]:
+def _find_problems(
+    request: dict[str, Any], trees: list[dict[str, Any]], asked: list[dict[str, Any]]
+) -> list[str]:
+    from maestro_dagster.policy import language
+
+    functions = frozenset(name for tree in trees for name in language.list_functions(tree))
+    names = [path for path, _ in request["modules"]]
+    named = [*zip(names, trees, strict=True), *(("query", tree) for tree in asked)]
+    found = [f"{name} {problem}" for name, tree in named for problem in language.find_problems(tree, functions)]
+    found += language.find_text_problems([*named, ("data.json", request.get("data"))])
+    return found + language.find_data_problems(request.get("data"))
+
+
+def _failure(kind: str, error: BaseException) -> dict[str, Any]:
     # regorus puts a Rust backtrace behind its message; nobody who writes a pack can use it.
     message = str(error).split("Stack backtrace", 1)[0].strip()
     return {"error": {"kind": kind, "message": message[:2000]}}

@@ -3,7 +3,7 @@ package maestro.budget_test
 import data.maestro.budget
 import rego.v1
 
-usd(whole, nano) := {"usd": whole, "nano": nano, "text": sprintf("%d.%d", [whole, nano])}
+usd(whole, nano) := {"usd": whole, "nano": nano, "text": sprintf("%v.%v", [whole, nano])}
 
 document(estimate, limit) := {"estimate": estimate, "budget": limit, "tasks": []}
 
