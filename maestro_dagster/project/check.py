@@ -154,7 +154,6 @@ def _check_models(project: Project) -> Finding:
 
 def _check_flows(project: Project) -> Finding:
     from maestro_dagster.manifest.read import read_flow
-
     from maestro_dagster.steps.catalogue import load_catalogue
 
     count = 0

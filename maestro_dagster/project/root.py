@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,18 +89,9 @@ class Project:
         """The flows by name. Raises ManifestError (one cannot be read), ProjectError (`flow-name-twice`)."""
         from maestro_dagster.manifest.read import read_flow
 
-        found: dict[str, Path] = {}
-        for path in self.flow_files():
-            name = read_flow(path).name
-            if name in found:
-                raise ProjectError(
-                    f"two flows are called {name}",
-                    place=f"{self.relative(found[name])} and {self.relative(path)}",
-                    remedy="rename one of them",
-                    code="flow-name-twice",
-                )
-            found[name] = path
-        return found
+        named = [(read_flow(path).name, path) for path in self.flow_files()]
+        refuse_same_names(self, named)
+        return dict(named)
 
     def find_flow(self, text: str) -> Path:
         """The file of a flow, from a path, a file's stem, a recipe's folder or a flow's name."""
@@ -135,6 +126,20 @@ class Project:
         if setting is None:
             return str(self.home / folder)
         return setting if "://" in setting else str(self.path(setting))
+
+
+def refuse_same_names(project: Project, named: Sequence[tuple[str, Path]]) -> None:
+    """Raises ProjectError (`flow-name-twice`)."""
+    found: dict[str, Path] = {}
+    for name, path in named:
+        if name in found:
+            raise ProjectError(
+                f"two flows are called {name}",
+                place=f"{project.relative(found[name])} and {project.relative(path)}",
+                remedy="rename one of them",
+                code="flow-name-twice",
+            )
+        found[name] = path
 
 
 def find_project(start: Path | None = None, environment: Mapping[str, str] | None = None) -> Project:

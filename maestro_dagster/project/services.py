@@ -9,7 +9,6 @@ from maestro_dagster.project.root import Project
 
 if TYPE_CHECKING:
     from maestro_dagster.engine.engine import Engine
-
     from maestro_dagster.engine.journal import Journal
     from maestro_dagster.engine.services import Services
     from maestro_dagster.evidence.interface import Signer

@@ -22,6 +22,18 @@ _IPV4_INSIDE = (
     (ipaddress.ip_network("::/96"), 0),  # IPv4-compatible, RFC 4291
     (ipaddress.ip_network("2002::/16"), 80),  # 6to4, RFC 3056
 )
+# Special by the registries of IANA, but unknown as such to older Pythons.
+_SPECIAL = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "64:ff9b:1::/48",
+        "2001::/23",
+        "2001:db8::/32",
+        "3fff::/20",
+    )
+)
 # Public by the registry, yet a service of the cloud's host: it hands out credentials.
 _METADATA = frozenset({ipaddress.ip_address("168.63.129.16")})
 
@@ -90,7 +102,9 @@ def why_not_public(address: Address) -> str | None:
         "a link-local address, where metadata services are": address.is_link_local,
         "a multicast address": address.is_multicast,
         "not a public address": isinstance(address, IPv6Address) and address not in _PUBLIC_IPV6,
-        "a private address": not address.is_global or address.is_reserved,
+        "a private address": not address.is_global
+        or address.is_reserved
+        or any(address in network for network in _SPECIAL),
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from maestro_dagster.artifacts.interface import Artifact
 from maestro_dagster.errors import StepError
@@ -17,7 +17,7 @@ class ControlMapConfig(StepConfig):
         default=None, description="an array or an expression; default: the input, a JSON array"
     )
     uses: str = Field(
-        pattern=r"^pkg:(?!control/)[a-z0-9-]+/[a-z0-9._-]+@\d+\.\d+\.\d+$",
+        pattern=r"^pkg:[a-z0-9-]+/[a-z0-9._-]+@\d+\.\d+\.\d+$",
         description="the kind that each item runs; no control kind",
     )
     with_: dict[str, Any] = Field(
@@ -25,6 +25,13 @@ class ControlMapConfig(StepConfig):
     )
     max_items: int = Field(default=100, ge=1, le=1000, description="a longer list fails the step")
     concurrency: int = Field(default=4, ge=1, le=16)
+
+    @field_validator("uses")
+    @classmethod
+    def _check_uses(cls, uses: str) -> str:
+        if uses.startswith("pkg:control/"):
+            raise ValueError("a loop runs no control kind")
+        return uses
 
 
 class ControlMap(StepKind[ControlMapConfig]):

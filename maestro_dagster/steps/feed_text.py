@@ -68,7 +68,7 @@ def _read_xml_feed(data: bytes, media_type: str) -> tuple[str, str | None, dict[
         fault = "the feed is empty"
     elif parsed.get("bozo"):
         fault = " ".join(str(parsed.get("bozo_exception", "not well-formed")).split())[:300]
-    elif not (parsed.get("version") or parsed.feed or parsed.entries):
+    elif not (parsed.get("version") or parsed.entries or "link" in parsed.feed) or _HTML.match(data):
         fault = "it is no feed that we know"
     feed = {
         "title": _text(parsed.feed, "title"),
@@ -142,6 +142,7 @@ def _time(moment: Any) -> str | None:
     return found.strftime("%Y-%m-%dT%H:%M:%SZ") if found.year >= 1000 else None  # noqa: PLR2004
 
 
+_HTML = re.compile(rb"\s*(<!doctype\s+html|<html)", re.IGNORECASE)
 _ENTITY = re.compile(rb"<!ENTITY\s+%?\s*([^\s>\"']{1,200})\s+[^>]*?(\"[^\"]*\"|'[^']*')", re.IGNORECASE)
 
 

@@ -15,6 +15,7 @@ from maestro_dagster.steps.input import is_json, read_only_input
 from maestro_dagster.steps.interface import StepConfig, StepContext, StepKind, StepResult
 
 _TARGET = "maestro_dagster.steps.query_json:query_json"
+WALL_SECONDS = 20.0
 
 
 class JsonQueryConfig(StepConfig):
@@ -50,7 +51,7 @@ class JsonQuery(StepKind[JsonQueryConfig]):
         if is_simple(config.query, place):
             made = query_json(options, data)
         else:
-            made = await call_in_child(_TARGET, options, data)
+            made = await call_in_child(_TARGET, options, data, wall_seconds=WALL_SECONDS)
         if config.required and made == b"null":
             raise StepError(
                 f"nothing matches {config.query!r}",

@@ -59,10 +59,12 @@ def render_template(options: Mapping[str, Any], data: bytes) -> bytes:
     from jinja2 import TemplateError
 
     place, limit = options["place"], options["max_bytes"]
-    template = _environment(options["escape"]).from_string(options["template"])
+    _parse(options["template"], place)
     parts: list[bytes] = []
     size = 0
     try:
+        # Constant expressions are computed here already, so that this too may fail.
+        template = _environment(options["escape"]).from_string(options["template"])
         for part in template.generate(json.loads(data)):
             parts.append(part.encode())
             size += len(parts[-1])

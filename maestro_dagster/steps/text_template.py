@@ -14,6 +14,7 @@ from maestro_dagster.steps.input import read_value
 from maestro_dagster.steps.interface import Estimate, StepConfig, StepContext, StepKind, StepResult
 
 _TARGET = "maestro_dagster.steps.template_text:render_template"
+WALL_SECONDS = 20.0
 
 
 class TextTemplateConfig(StepConfig):
@@ -61,6 +62,6 @@ class TextTemplate(StepKind[TextTemplateConfig]):
         if is_linear(config.template, place):
             made = render_template(options, data)
         else:
-            made = await call_in_child(_TARGET, options, data)
+            made = await call_in_child(_TARGET, options, data, wall_seconds=WALL_SECONDS)
         preview = made[:4000].decode("utf-8", "ignore")
         return StepResult(data=made, media_type=config.media_type, preview=preview)
