@@ -30,14 +30,8 @@ def read_steps(tree: Map) -> Source:
         )
     steps = plain(tree["steps"])
     document["tasks"] = steps
-    if not isinstance(steps, list):
-        source.refuse(
-            "wrong-type", "`steps` has to be a list", "Write `- id: name` for each step.", ("steps",)
-        )
-        document["tasks"] = []
-        return source
     before: str | None = None
-    for step in steps:
+    for step in steps if isinstance(steps, list) else ():
         if isinstance(step, dict):
             _read_step(step, before)
             before = step["id"] if isinstance(step.get("id"), str) else None

@@ -16,14 +16,6 @@ def read_tasks(tree: Map) -> Source:
     tasks = plain(tree["tasks"])
     source = Source("tasks", tree, document, origin=lambda path: path)
     document["tasks"] = tasks
-    if isinstance(tasks, dict):
-        source.refuse(
-            "wrong-type",
-            "`tasks` is a map, it has to be a list",
-            "Write `- id: name` for each task.",
-            ("tasks",),
-        )
-        document["tasks"] = []
     for task in tasks if isinstance(tasks, list) else ():
         if isinstance(task, dict):
             add_needs(task, resolve_uses(task))

@@ -22,6 +22,7 @@ from maestro_dagster.manifest.document import (
     join_surrogates,
 )
 
+REMEDY = "Keys and texts stand in double quotes; commas stand between values, none after the last."
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9_+.\-]+")
@@ -50,7 +51,7 @@ class _Parser:
         match = _SPACE.match(self.text, at)
         return match.end() if match else at
 
-    def refuse(self, at: int, message: str, remedy: str = "") -> DocumentError:
+    def refuse(self, at: int, message: str, remedy: str = REMEDY) -> DocumentError:
         return DocumentError("json-syntax", message, at, remedy)
 
     def found(self, at: int) -> str:

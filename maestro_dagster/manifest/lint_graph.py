@@ -24,7 +24,7 @@ def check_ids_and_needs(flow: Flow) -> Iterator[Remark]:
             sound = False
             yield Remark(
                 "duplicate-id",
-                f"two steps are called `{task.id}` (tasks[{places[task.id]}] and tasks[{number}])",
+                f"the id `{task.id}` belongs to an earlier step",
                 "Give each step an id of its own.",
                 ("tasks", number, "id"),
             )

@@ -122,7 +122,7 @@ def _check(source: Source, name: str, text: str, catalogue: KindCatalogue | None
         from maestro_dagster.manifest.explain import explain_all
 
         found = error.errors(include_url=False)
-        remarks += _placed(explain_all(found, MAX_FINDINGS), source)
+        remarks += _placed(explain_all(found, source, MAX_FINDINGS), source)
     if flow is not None:
         remarks += _placed(_first(lint_flow(flow, catalogue)), source)
     diagnostics = [_diagnose(remark, source, name, lines) for remark in remarks]
