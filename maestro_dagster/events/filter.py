@@ -23,8 +23,11 @@ def flow_wants(flow: Flow, event: PushEvent, changed_paths: ChangedPaths) -> boo
     """Whether one of the flow's triggers fits.
 
     Args:
+        flow: its `on:` decides.
+        event: what was pushed.
         changed_paths: the changed files, or a function that reads them; called only when a trigger
             has path patterns, and then once.
+
     """
     if event.deleted:
         return False

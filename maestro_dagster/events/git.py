@@ -32,7 +32,9 @@ def run_git(repository: str, *arguments: str, seconds: float = 30.0) -> bytes:
     # Git run is switched off below.
     safe = ["-c", "safe.directory=*"]
     environment = _environment(folder.resolve().parent, "none")
-    return run(["-C", str(folder), *_SAFE, *safe, *arguments], repository, seconds=seconds, environment=environment)
+    return run(
+        ["-C", str(folder), *_SAFE, *safe, *arguments], repository, seconds=seconds, environment=environment
+    )
 
 
 def read_config(repository: str, name: str) -> bytes:

@@ -54,6 +54,7 @@ def install_hook(repo: Path, inbox: Path, name: str | None = None) -> InstalledH
         repo: the repository's folder.
         inbox: the project's inbox; made if missing.
         name: what runs call the repository; its folder's name without `.git` if None.
+
     """
     repo, inbox = repo.resolve(), inbox.resolve()
     git_dir, hooks = _read_folders(repo)
@@ -163,7 +164,9 @@ def _find_chained(path: Path, before: str | None, values: dict[str, str]) -> Pat
     if _is_same_hook(before, values):
         return _chained_of(before)
     number = 1
-    while (candidate := path.with_name("post-receive.chained" + (f".{number}" if number > 1 else ""))).exists():
+    while (
+        candidate := path.with_name("post-receive.chained" + (f".{number}" if number > 1 else ""))
+    ).exists():
         number += 1
     return candidate
 

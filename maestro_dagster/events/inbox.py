@@ -17,7 +17,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Inbox:
     Args:
         folder: the maildir above.
         database: its SQLite file.
+
     """
 
     def __init__(self, folder: Path, database: Path) -> None:
@@ -108,10 +109,14 @@ class Inbox:
 
     def mark_requested(self, event_id: str, run_ids: Sequence[str]) -> None:
         """Note that these runs were requested for the event (none: no flow wanted it)."""
+        self.mark_all_requested({event_id: run_ids})
+
+    def mark_all_requested(self, runs: Mapping[str, Sequence[str]]) -> None:
+        """As `mark_requested` for many events, with one wait for the disk."""
         with self.transaction() as connection:
-            connection.execute(
+            connection.executemany(
                 "UPDATE event SET state = 'requested', run_ids = ? WHERE event_id = ?",
-                (json.dumps(list(run_ids)), event_id),
+                [(json.dumps(list(run_ids)), event_id) for event_id, run_ids in runs.items()],
             )
 
     def run_ids(self, event_id: str) -> tuple[str, ...]:

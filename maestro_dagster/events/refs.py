@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from maestro_dagster.errors import EventError
@@ -31,21 +31,26 @@ class Poll:
     problems: tuple[EventError, ...]
 
 
-def poll_repositories(inbox: Inbox, repositories: Iterable[str], *, now: float | None = None) -> Poll:
+def poll_repositories(
+    inbox: Inbox, repositories: Iterable[str] | Mapping[str, str], *, now: float | None = None
+) -> Poll:
     """Record a pending event in the inbox for each branch or tag that moved since the last pass.
 
     Args:
         inbox: keeps the last seen commit of each ref, in the same transaction as the events.
-        repositories: folders, or URLs that `git ls-remote` reads.
+        repositories: folders, or URLs that `git ls-remote` reads; a mapping gives their names.
         now: seconds since the epoch.
+
     """
     events: list[PushEvent] = []
     problems: list[EventError] = []
-    for repository in repositories:
+    named = repositories.items() if isinstance(repositories, Mapping) else [("", one) for one in repositories]
+    for name, repository in named:
         try:
             if not is_remote(repository) and is_hooked(Path(repository), inbox.folder):
                 continue
-            events += _record(inbox, repository, read_refs(repository), time.time() if now is None else now)
+            refs = read_refs(repository)
+            events += _record(inbox, repository, name, refs, time.time() if now is None else now)
         except EventError as error:
             problems.append(error)
     return Poll(tuple(events), tuple(problems))
@@ -67,7 +72,7 @@ def read_refs(repository: str) -> dict[str, str]:
     return {ref: sha for sha, ref in pairs if "\N{REPLACEMENT CHARACTER}" not in ref}
 
 
-def _record(inbox: Inbox, repository: str, refs: dict[str, str], now: float) -> list[PushEvent]:
+def _record(inbox: Inbox, repository: str, name: str, refs: dict[str, str], now: float) -> list[PushEvent]:
     place = repository if is_remote(repository) else str(Path(repository).resolve())
     with inbox.transaction() as connection:
         rows = connection.execute("SELECT ref, sha, moves FROM seen_ref WHERE repository = ?", (place,))
@@ -85,7 +90,8 @@ def _record(inbox: Inbox, repository: str, refs: dict[str, str], now: float) -> 
                 (place, ref, after, moves),
             )
             if not first and not _is_known(connection, place, ref, after):
-                moved.append(_event(place, ref, before or "0" * len(after), after, moves, now))
+                event = _event(place, ref, before or "0" * len(after), after, moves, now)
+                moved.append(replace(event, name=name) if name else event)
         if first:
             connection.execute("INSERT INTO seen_ref VALUES (?, ?, '', 0)", (place, _FIRST_SIGHT))
         return list(inbox.insert(connection, moved))
@@ -94,7 +100,8 @@ def _record(inbox: Inbox, repository: str, refs: dict[str, str], now: float) -> 
 def _is_known(connection: sqlite3.Connection, place: str, ref: str, after: str) -> bool:
     """Whether a hook, since removed, already brought this move."""
     row = connection.execute(
-        "SELECT after FROM event WHERE repository = ? AND ref = ? ORDER BY sequence DESC LIMIT 1", (place, ref)
+        "SELECT after FROM event WHERE repository = ? AND ref = ? ORDER BY sequence DESC LIMIT 1",
+        (place, ref),
     ).fetchone()
     return row is not None and row[0] == after
 

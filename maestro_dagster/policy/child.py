@@ -61,10 +61,7 @@ class RegoChild:
             deadline = time.monotonic() + limit
             try:
                 _send(process, _LENGTH.pack(len(body)) + body, deadline)
-                size = _LENGTH.unpack(_receive(process, _LENGTH.size, deadline))[0]
-                if size > _MAX_ANSWER:
-                    raise PolicyCrashError(f"the policy engine answered with {size} bytes")
-                answer: dict[str, Any] = json.loads(_receive(process, size, deadline))
+                answer: dict[str, Any] = json.loads(_receive_frame(process, deadline))
             except BaseException:
                 # Also on KeyboardInterrupt: a half-read answer must never meet the next question.
                 self._kill()
@@ -122,6 +119,13 @@ def _send(process: subprocess.Popen[bytes], data: bytes, deadline: float) -> Non
             view = view[os.write(fd, view) :]
         except BrokenPipeError:
             raise _crashed() from None
+
+
+def _receive_frame(process: subprocess.Popen[bytes], deadline: float) -> bytes:
+    size = _LENGTH.unpack(_receive(process, _LENGTH.size, deadline))[0]
+    if size > _MAX_ANSWER:
+        raise PolicyCrashError(f"the policy engine answered with {size} bytes")
+    return _receive(process, size, deadline)
 
 
 def _receive(process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:

@@ -59,6 +59,7 @@ def build_document(
         now: RFC 3339 in UTC.
         settings: the project's switches; see DEFAULT_SETTINGS.
         estimates: per step id the estimated cost as decimal text, None where unknown.
+
     """
     from maestro_dagster.manifest.normal import normal_form
 
@@ -109,7 +110,9 @@ def _roots(flow: Flow) -> Iterator[tuple[Any, str, str | None]]:
 
 def _task(task: Task, index: int, effects: Any, estimate: str | None) -> dict[str, Any]:
     path = f"/tasks/{index}"
-    found = asdict(effects) if is_dataclass(effects) and not isinstance(effects, type) else dict(effects or {})
+    found = (
+        asdict(effects) if is_dataclass(effects) and not isinstance(effects, type) else dict(effects or {})
+    )
     return {
         "id": task.id,
         "path": path,
@@ -130,7 +133,7 @@ def _task(task: Task, index: int, effects: Any, estimate: str | None) -> dict[st
 
 
 def _keys(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Every key at any depth with its JSON Pointer (RFC 6901), in document order. No recursion: input is deep."""
+    """Every key at any depth with its JSON Pointer (RFC 6901), in document order; input may be deep."""
     stack = [(value, path)]
     while stack:
         here, place = stack.pop()

@@ -22,8 +22,14 @@ _REMEDIES = {
         "pack-language-refused",
         "rewrite the pack without it, or give it to a real OPA: policy_engine = 'opa' and opa_command",
     ),
-    "load": ("pack-load-failed", "mend the pack (`opa fmt --v0-v1` converts old syntax); `maestro policy test`"),
-    "evaluate": ("pack-evaluation-failed", "mend the rule so that it holds for every flow; `maestro policy test`"),
+    "load": (
+        "pack-load-failed",
+        "mend the pack (`opa fmt --v0-v1` converts old syntax); `maestro policy test`",
+    ),
+    "evaluate": (
+        "pack-evaluation-failed",
+        "mend the rule so that it holds for every flow; `maestro policy test`",
+    ),
     "unloaded": ("pack-load-failed", "try again"),
 }
 
@@ -35,6 +41,7 @@ def open_policy_engine(folder: Path, kind: str = "regorus", command: str = "") -
         folder: `policies/` of the project.
         kind: "regorus" (embedded) or "opa".
         command: path or name of the `opa` binary, for kind "opa".
+
     """
     if kind == "regorus":
         return EmbeddedEngine(folder)
@@ -137,5 +144,7 @@ def _ask_safely(pack: Pack, text: str, ask: Any) -> Verdict:
     try:
         verdict: Verdict = ask(pack, text)
     except Exception as error:  # noqa: BLE001 - a fault of ours in judging a pack is a denial too
-        return deny_pack(pack, "pack-evaluation-failed", f"{type(error).__name__}: {error}", "report this pack")
+        return deny_pack(
+            pack, "pack-evaluation-failed", f"{type(error).__name__}: {error}", "report this pack"
+        )
     return verdict

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 @dataclass(frozen=True, slots=True)
 class Violation:
     """`rule` is stable (`pii-retention`); `step` is empty for a rule about the whole flow; `path` is a
-    JSON Pointer into the flow's normal form."""
+    JSON Pointer into the flow's normal form.
+    """
 
     rule: str
     pack: str

@@ -54,6 +54,7 @@ def find_problems(tree: Node, functions: frozenset[str]) -> list[str]:
     Args:
         tree: `ast` of one module as regorus gives it.
         functions: full names (`data.maestro.pii.f`) of every function of the loaded modules.
+
     """
     package = f"data.{read_package(tree)}"
     aliases = _aliases(tree)
@@ -78,6 +79,7 @@ def find_text_problems(texts: list[tuple[str, Any]]) -> list[str]:
 
     Args:
         texts: (name, syntax tree or JSON) of each module and of the data.
+
     """
     if not any(_uses_regex(value) for _, value in texts):
         return []
@@ -173,9 +175,7 @@ def _literal(node: Node) -> Node | None:
 
 
 def _uses_regex(value: Any) -> bool:
-    return any(
-        kind == "Call" and (_path(node["fcn"]) or ("",))[0] == "regex" for kind, node in _nodes(value)
-    )
+    return any(kind == "Call" and (_path(node["fcn"]) or ("",))[0] == "regex" for kind, node in _nodes(value))
 
 
 def _strings(value: Any) -> Iterator[str]:

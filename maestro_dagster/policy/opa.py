@@ -54,15 +54,20 @@ class OpaEngine:
             work = self._prepare()
             folder = _lay_out(work, pack)
             said = self._run(
-                ["eval", "--format=json", "--stdin-input", "--strict-builtin-errors"]
-                + [f"--capabilities={work / 'capabilities.json'}", f"--data={folder}", _query(pack)],
+                [
+                    *("eval", "--format=json", "--stdin-input", "--strict-builtin-errors"),
+                    *(f"--capabilities={work / 'capabilities.json'}", f"--data={folder}"),
+                    _query(pack),
+                ],
                 text.encode(),
             )
         except PolicyError as error:
             return deny_pack(pack, error.error_code, error.fact, error.remedy)
         answer = json.loads(said)
         if "result" not in answer:
-            return deny_pack(pack, "pack-load-failed", _first_error(answer), "mend the pack; `maestro policy test`")
+            return deny_pack(
+                pack, "pack-load-failed", _first_error(answer), "mend the pack; `maestro policy test`"
+            )
         found = answer["result"][0]["expressions"][0]["value"]
         return judge_pack(
             pack, [{"value": found[rule][0]} if found[rule] else {"undefined": True} for rule in RULES]
@@ -114,8 +119,12 @@ class OpaEngine:
                 code="pack-timeout",
             ) from error
         if not done.stdout or len(done.stdout) > _MAX_OUTPUT:
-            said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
-            raise PolicyError(f"OPA failed: {said[-1][:500]}", remedy="run `opa check` on it", code="pack-crashed")
+            said = done.stderr.decode(errors="replace").strip().splitlines() or [
+                f"exit code {done.returncode}"
+            ]
+            raise PolicyError(
+                f"OPA failed: {said[-1][:500]}", remedy="run `opa check` on it", code="pack-crashed"
+            )
         return done.stdout
 
 

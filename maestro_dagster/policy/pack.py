@@ -68,8 +68,12 @@ def read_pack(folder: Path) -> Pack:
     """One pack. A pack that cannot be read comes back with its problem."""
     digest = hashlib.sha256()
     try:
-        files = sorted(path for path in folder.rglob("*") if path.suffix == ".rego" or path.name == "data.json")
-        texts = [(f"{folder.name}/{path.relative_to(folder)}", _read(path)) for path in _bounded(files, folder)]
+        files = sorted(
+            path for path in folder.rglob("*") if path.suffix == ".rego" or path.name == "data.json"
+        )
+        texts = [
+            (f"{folder.name}/{path.relative_to(folder)}", _read(path)) for path in _bounded(files, folder)
+        ]
         enforced = [(name, text) for name, text in texts if not name.endswith("_test.rego")]
         for name, text in enforced:
             encoded = text.encode()
@@ -80,7 +84,7 @@ def read_pack(folder: Path) -> Pack:
             modules=tuple(pair for pair in enforced if pair[0].endswith(".rego")),
             tests=tuple(pair for pair in texts if pair[0].endswith("_test.rego")),
             data=_data(folder, texts),
-            problem=_check_name(folder, enforced),
+            problem=_check_shape(folder, texts, enforced),
         )
     except PolicyError as error:
         return Pack(name=folder.name, digest=f"sha256:{digest.hexdigest()}", problem=error)
@@ -110,29 +114,35 @@ def _read(path: Path) -> str:
 
 
 def _data(folder: Path, texts: Sequence[tuple[str, str]]) -> dict[str, Any] | None:
-    """`data.json` at the top of the pack becomes `data.<pack>`; others are refused, as their place is unclear."""
-    found = [(name, text) for name, text in texts if name.endswith("data.json")]
-    for name, text in found:
-        if name != f"{folder.name}/data.json":
-            raise PolicyError("data.json must stand at the top of its pack", place=name, remedy="merge the two")
-        try:
-            return {folder.name: json.loads(text, parse_constant=_refuse_constant)}
-        except (ValueError, RecursionError) as error:
-            raise PolicyError(f"not JSON: {error}", place=name, remedy="mend the file") from error
-    return None
+    """`data.json` becomes `data.<pack>`."""
+    text = dict(texts).get(f"{folder.name}/data.json")
+    if text is None:
+        return None
+    try:
+        return {folder.name: json.loads(text, parse_constant=_refuse_constant)}
+    except (ValueError, RecursionError) as error:
+        raise PolicyError(
+            f"data.json is not JSON: {error}", place=str(folder), remedy="mend the file"
+        ) from error
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON value")
 
 
-def _check_name(folder: Path, enforced: Sequence[tuple[str, str]]) -> PolicyError | None:
+def _check_shape(
+    folder: Path, texts: Sequence[tuple[str, str]], enforced: Sequence[tuple[str, str]]
+) -> PolicyError | None:
+    place = str(folder)
     if not _NAME.fullmatch(folder.name):
-        return PolicyError(
-            f"{folder.name!r} cannot be the name of a pack",
-            place=str(folder),
-            remedy="use lower-case letters, digits and underscores: the name is part of the package",
-        )
+        remedy = "use lower-case letters, digits and underscores: the name is part of the package"
+        return PolicyError(f"{folder.name!r} cannot be the name of a pack", place=place, remedy=remedy)
+    nested = [name for name, _ in texts if name.count("/") > 1]
+    if nested:
+        remedy = "move it up: every file of a pack stands directly in its folder"
+        return PolicyError(f"{nested[0]} stands in a sub-folder", place=place, remedy=remedy)
     if not any(name.endswith(".rego") for name, _ in enforced):
-        return PolicyError("the pack has tests but no rules", place=str(folder), remedy="add its rules or remove it")
+        return PolicyError(
+            "the pack has tests but no rules", place=place, remedy="add its rules or remove it"
+        )
     return None

@@ -32,10 +32,12 @@ def run_query(
     `policy-load-failed`, `policy-evaluation-failed`, and what `RegoChild.ask` raises.
 
     Args:
+        child: the process that evaluates; it keeps what it has loaded.
         modules: (file name, Rego v1) of each.
         query: such as `data.maestro.pii.violation = x`.
         data: what `data` holds beside the modules.
         document: `input`; undefined when None.
+
     """
     key = hashlib.sha256(json.dumps([modules, data, query]).encode()).hexdigest()
     answer = child.ask(

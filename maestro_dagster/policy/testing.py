@@ -84,7 +84,13 @@ def _run_pack(child: RegoChild, pack: Pack) -> list[PackTest]:
         )
     key = f"{pack.digest} with tests"
     answer = child.ask(
-        {"op": "load", "key": key, "modules": [*pack.modules, *pack.tests], "data": pack.data, "checked": True}
+        {
+            "op": "load",
+            "key": key,
+            "modules": [*pack.modules, *pack.tests],
+            "data": pack.data,
+            "checked": True,
+        }
     )
     if "error" in answer:
         raise PolicyError(answer["error"]["message"], place=pack.name, code="pack-load-failed")

@@ -36,7 +36,9 @@ def judge_pack(pack: Pack, values: list[Mapping[str, Any]]) -> Verdict:
         violations += [_read_violation(pack, item) for item in violation["value"][:_MAX_VIOLATIONS]]
     if allow.get("value") is not True and not violations:
         said = "undefined" if "value" not in allow else "not true"
-        violations.append(_fault(pack, "pack-not-allowed", f"{pack.package}.allow is {said}", _define("allow")))
+        violations.append(
+            _fault(pack, "pack-not-allowed", f"{pack.package}.allow is {said}", _define("allow"))
+        )
     warned = warning.get("value")
     return Verdict(
         pack=pack.name,

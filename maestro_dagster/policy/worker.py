@@ -132,7 +132,9 @@ def _find_problems(
     functions = frozenset(name for tree in trees for name in language.list_functions(tree))
     names = [path for path, _ in request["modules"]]
     named = [*zip(names, trees, strict=True), *(("query", tree) for tree in asked)]
-    found = [f"{name} {problem}" for name, tree in named for problem in language.find_problems(tree, functions)]
+    found = [
+        f"{name} {problem}" for name, tree in named for problem in language.find_problems(tree, functions)
+    ]
     found += language.find_text_problems([*named, ("data.json", request.get("data"))])
     return found + language.find_data_problems(request.get("data"))
 

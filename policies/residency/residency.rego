@@ -28,8 +28,11 @@ violation contains {
 	"remedy": "choose another region; the list stands in residency/data.json",
 } if {
 	some region in regions
-	some code, country in data.residency.banned
-	code in {region.name, split(region.name, "-")[0], split(region.name, "_")[0]}
+	country := banned(region.name)
+}
+
+banned(region) := data.residency.banned[code] if {
+	some code in {region, split(split(region, "-")[0], "_")[0]}
 }
 
 violation contains {
@@ -40,6 +43,7 @@ violation contains {
 	"remedy": sprintf("run a flow with region: %s, or ask for %s", [asked, own]),
 } if {
 	asked != own
+	not banned(asked)
 }
 
 violation contains {
@@ -51,6 +55,7 @@ violation contains {
 } if {
 	asked
 	not own
+	not banned(asked)
 }
 
 warning contains "neither the flow nor the request names a region, so no residency rule was reached" if {
