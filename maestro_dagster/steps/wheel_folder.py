@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import stat
@@ -27,6 +28,7 @@ from maestro_dagster.steps.wheel_lock import Pin
 
 FETCH_SECONDS = 300
 MOST_BYTES = 2 * 1024**3
+USED = ".wheels.json"  # in the folder: which wheels it was made of
 
 
 async def open_wheel_folder(context: StepContext, pins: Sequence[Pin]) -> Path:
@@ -48,6 +50,12 @@ async def open_wheel_folder(context: StepContext, pins: Sequence[Pin]) -> Path:
             await _compile(context, site)
             _finish(site, ready)
     return ready
+
+
+def read_used_wheels(folder: Path) -> dict[str, str]:
+    """Package name to the digest of the wheel that was unpacked."""
+    found: dict[str, str] = json.loads((folder / USED).read_text(encoding="utf-8"))
+    return found
 
 
 def _is_made(ready: Path) -> bool:
@@ -125,7 +133,7 @@ async def _download(pins: Sequence[Pin], wheels: Path, context: StepContext) -> 
             process.kill()
             await process.wait()
     if process.returncode:
-        raise _fetch_error(said.decode("utf-8", "replace").strip()[-600:], context)
+        raise _fetch_error(said.decode("utf-8", "replace").strip(), context)
 
 
 def find_pip() -> tuple[str, ...]:
@@ -154,7 +162,7 @@ def _fetch_error(said: str, context: StepContext) -> StepError:
             code="wheel-hash",
         )
     return StepError.transient(
-        f"wheels cannot be fetched: {said}",
+        f"wheels cannot be fetched: {said[-600:]}",
         place=f"step {context.step}",
         remedy="check pip's configuration and the network; the lock names versions and hashes",
         code="wheel-fetch",
@@ -162,7 +170,8 @@ def _fetch_error(said: str, context: StepContext) -> StepError:
 
 
 def _unpack(fetched: Path, pins: Sequence[Pin], site: Path) -> None:
-    allowed = {value for pin in pins for value in pin.hashes}
+    allowed = {value: pin.name for pin in pins for value in pin.hashes}
+    used: dict[str, str] = {}
     site.mkdir(mode=0o755)
     budget = MOST_BYTES
     for wheel in sorted(fetched.glob("*.whl")):
@@ -170,12 +179,14 @@ def _unpack(fetched: Path, pins: Sequence[Pin], site: Path) -> None:
             digest = "sha256:" + sha256(file.read()).hexdigest()
         if digest not in allowed:
             raise _invalid(wheel.name, "its hash is not in the lock")
+        used[allowed[digest]] = digest
         with zipfile.ZipFile(wheel) as archive:
             budget -= sum(entry.file_size for entry in archive.infolist())
             if budget < 0:
                 raise _invalid(wheel.name, "it is too large")
             for entry in archive.infolist():
                 _unpack_entry(archive, entry, site, wheel.name)
+    (site / USED).write_text(json.dumps(used, sort_keys=True), encoding="utf-8")
     for folder, _, _ in os.walk(site):
         Path(folder).chmod(0o755)
 
