@@ -77,7 +77,7 @@ class AddressRule:
         if any(_inside(address, network) for network in self.networks):
             return
         raise StepError(
-            f"{host} is {text}, {reason}",
+            f"{host} is {reason}" if host == text else f"{host} is {text}, {reason}",
             place=host,
             remedy="steps reach public addresses only; except it by network_allow_private, if it is meant",
             code="http-address",

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from maestro_dagster.manifest.model import Flow
 from maestro_dagster.translate.flow import build_flow_assets, build_flow_job
@@ -37,7 +38,7 @@ def build_definitions(
         jobs=[
             *(build_flow_job(flow, translator) for flow in flows),
             *_named(modules, dg.JobDefinition).values(),
-            *_named(modules, dg.UnresolvedAssetJobDefinition).values(),
+            *_named(modules, UnresolvedAssetJobDefinition).values(),
         ],
         schedules=list(_named(modules, dg.ScheduleDefinition).values()),
         sensors=list(_named(modules, dg.SensorDefinition).values()),

@@ -69,19 +69,19 @@ class ArtifactStoreResource(_ProjectResource):
 
 
 class SignerResource(_ProjectResource):
-    """The project's key. `keys` overrides its folder."""
+    """The project's key. `folder` overrides where it lies."""
 
-    keys: str | None = None
+    folder: str | None = None
 
     def open(self) -> Signer:
         """Raises KeyMissingError."""
         from maestro_dagster.evidence.key import load_signer
 
-        if self.keys is None:
+        if self.folder is None:
             return self.open_runtime().engine.services.signer or load_signer(
                 self.open_runtime().home / "keys"
             )
-        return load_signer(Path(self.keys))
+        return load_signer(Path(self.folder))
 
 
 class PolicyResource(_ProjectResource):
