@@ -40,7 +40,7 @@ class SpoolWriter:
             self._torn = self._size > 0 and not _ends_with_newline(path, self._size)
             _sync_folder(path.parent)
         except OSError as error:
-            raise _write_error(error, path) from error
+            raise write_error(error, path) from error
 
     def append(self, events: Sequence[UsageEvent], *, durable: bool = True) -> None:
         """Writes all events or none. Raises CostError (`disk-full`, `spool-write`)."""
@@ -59,7 +59,7 @@ class SpoolWriter:
                 os.fdatasync(self._file)
         except OSError as error:
             self._undo()
-            raise _write_error(error, self.path) from error
+            raise write_error(error, self.path) from error
         self._size += len(data)
         self._torn = False
 
@@ -97,7 +97,7 @@ class Spool:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _write_error(error, self.folder) from error
+            raise write_error(error, self.folder) from error
         return SpoolWriter(self.folder / f"{run_id}.{os.getpid()}-{time.time_ns()}.ndjson")
 
     def files(self, run_id: str | None = None) -> tuple[tuple[str, Path], ...]:
@@ -198,7 +198,8 @@ def _corrupt(place: str) -> CostError:
     )
 
 
-def _write_error(error: OSError, path: Path) -> CostError:
+def write_error(error: OSError, path: Path) -> CostError:
+    """`disk-full` or `spool-write`, with what to do."""
     if error.errno in _OUT_OF_SPACE:
         return CostError(
             "the disk is full, no usage was recorded",

@@ -95,7 +95,7 @@ def build_request(
         provider=config.provider,
         max_tokens=answer_limit(config),
         temperature=config.temperature,
-        route=config.route.model_dump(exclude_none=True),
+        route=Route.model_validate(config.route).model_dump(exclude_none=True),
         options=dict(options),
         region=region,
         idempotency_key=idempotency_key,

@@ -42,9 +42,9 @@ class LlmGenerate(StepKind[GenerateConfig]):
     media_type: ClassVar[str] = "text/markdown"
 
     def estimate(self, config: GenerateConfig) -> Estimate:
-        """Tokens at most; their price is the hub's to know: ask it with `model_request`."""
+        """Tokens at most; their price is the hub's to know, for the request of `model_request`."""
         tokens = config.budget_tokens or DEFAULT_MATERIAL + answer_limit(config)
-        return Estimate(cpu_seconds=0.5, bytes_out=16 * 1024, tokens=tokens)
+        return Estimate(cpu_seconds=0.5, bytes_out=16 * 1024, model_nano=None, tokens=tokens)
 
     def model_request(self, config: GenerateConfig, region: str | None = None) -> ModelRequest:
         """The largest request that a run would make, for the estimate and for the hosts it goes to."""
