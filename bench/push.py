@@ -69,7 +69,7 @@ def _first_step(project: Path) -> float | None:
     if not database.exists():
         return None
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        row = connection.execute("SELECT min(started_at) FROM attempts").fetchone()
+        row = connection.execute("SELECT min(started_at) FROM attempt").fetchone()
     return float(row[0]) if row and row[0] else None
 
 

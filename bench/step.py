@@ -13,9 +13,40 @@ BODY = "x" * 200
 
 
 def maestro(folder: Path) -> dict[str, float]:
-    import yaml_flow
+    from maestro_dagster.engine.interface import RunRequest
+    from maestro_dagster.manifest.model import Flow
+    from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.runtime import open_runtime
+    from maestro_dagster.project.scaffold import init_project
+    from maestro_dagster.workers.execute import execute_run
+    from maestro_dagster.workers.instance import open_instance
 
-    return yaml_flow.run_chain(folder, STEPS, BODY)
+    init_project(folder / "shop")
+    runtime = open_runtime(find_project(folder / "shop"))
+    steps = [
+        {
+            "id": f"s{number}",
+            "uses": "pkg:text/template@1.0.0",
+            "with": {"template": f"{number} {BODY}"},
+            "needs": [f"s{number - 1}"] if number else [],
+        }
+        for number in range(STEPS)
+    ]
+    flow = Flow.model_validate({"name": "chain", "version": "1.0.0", "tasks": steps})
+    with open_instance(runtime.home) as instance:
+        instance.get_runs_count()  # opens the storage, as a running deployment has
+        before_bytes = size_of(folder)
+        before = time.process_time()
+        runtime.engine.request(RunRequest(run_id="bench", flow=flow))
+        view = execute_run(runtime, "bench")
+        cpu = time.process_time() - before
+        assert view.status == "succeeded", view.error
+        events = sum(len(instance.all_logs(run)) for run in runtime.engine.dagster_runs("bench"))
+    return {
+        "cpu_ms": cpu * 1000 / STEPS,
+        "events": events / STEPS,
+        "bytes": (size_of(folder) - before_bytes) / STEPS,
+    }
 
 
 def asset_per_node(folder: Path) -> dict[str, float]:
