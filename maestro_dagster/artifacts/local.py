@@ -6,18 +6,16 @@ target, fsync, rename, fsync of the folder. Many files share the folder's fsync.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from maestro_dagster.artifacts.digest import CHUNK, digest_content, parse_digest
+from maestro_dagster.artifacts.failure import corrupt, missing, plain_errors, unreadable
 from maestro_dagster.artifacts.interface import Artifact, TreeEntry
 from maestro_dagster.artifacts.tree import export_tree, parse_tree, put_tree, write_verified
-from maestro_dagster.errors import StoreError
 
 _WHOLE = 1024 * 1024  # files up to this many bytes are read at once
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -28,8 +26,8 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._objects = root / "sha256"
-        self._shards: set[str] = set()  # folders known to be durable
+        self._objects = str(root / "sha256")
+        self._folders: set[str] = set()  # folders known to be durable
         self._durable: set[str] = set()  # objects that this process made or found durable
 
     def put_bytes(self, data: bytes, media_type: str) -> Artifact:
@@ -38,34 +36,44 @@ class LocalStore:
     def put_many(self, contents: Sequence[tuple[bytes, str]]) -> list[Artifact]:
         """Stores all contents at the price of one wait for the disk per folder."""
         artifacts = [Artifact(digest_content(data), kind, len(data)) for data, kind in contents]
-        pending: dict[Path, Path] = {}
-        with _plain_errors(self.root):
+        pending: dict[str, str] = {}
+        with plain_errors(self.root):
+            handles: list[int] = []
             try:
                 for artifact, (data, _) in zip(artifacts, contents, strict=True):
                     target = self._path(artifact.digest)
-                    if target not in pending and not self._is_whole(artifact.digest, artifact.size):
-                        pending[target] = self._write_temporary(target.parent, data)
-                self._publish(pending)
+                    if target in pending or self._is_whole(artifact.digest, artifact.size):
+                        continue
+                    self._make_folder(os.path.dirname(target))  # noqa: PTH120 - on the path of every step
+                    pending[target] = temporary = _name_temporary(target)
+                    handles.append(os.open(temporary, _NEW_FILE, 0o444))
+                    _write(handles[-1], data)
+                for handle in handles:
+                    os.fsync(handle)
+                _publish(pending)
             except BaseException:
                 _remove(pending.values())
                 raise
+            finally:
+                for handle in handles:
+                    os.close(handle)
         self._durable.update(artifact.digest for artifact in artifacts)
         return artifacts
 
     def put_file(self, path: Path, media_type: str) -> Artifact:
-        with _plain_errors(path), path.open("rb") as source:
+        with plain_errors(path), path.open("rb") as source:
             if os.fstat(source.fileno()).st_size <= _WHOLE:
                 return self.put_bytes(source.read(), media_type)
             self._make_folder(self._objects)
-            temporary = _temporary(self._objects)
+            temporary = _name_temporary(f"{self._objects}/new")
             try:
                 digest, size = _copy(source.fileno(), temporary)
                 if self._is_whole(digest, size):
-                    temporary.unlink()
+                    _remove((temporary,))
                 else:
                     target = self._path(digest)
-                    self._make_folder(target.parent)
-                    self._publish({target: temporary})
+                    self._make_folder(os.path.dirname(target))  # noqa: PTH120 - as above
+                    _publish({target: temporary})
             except BaseException:
                 _remove((temporary,))
                 raise
@@ -73,54 +81,56 @@ class LocalStore:
         return Artifact(digest, media_type, size)
 
     def put_tree(self, folder: Path) -> Artifact:
-        return put_tree(self, folder)
+        with plain_errors(folder):
+            return put_tree(self, folder)
 
     def has(self, digest: str) -> bool:
-        return self._path(digest).is_file()
+        return os.path.isfile(self._path(digest))  # noqa: PTH113 - a text, not a Path
 
     def read(self, digest: str) -> bytes:
         path = self._path(digest)
         try:
-            data = path.read_bytes()
+            data = Path(path).read_bytes()
         except FileNotFoundError:
-            raise _missing(digest, self.root) from None
+            raise missing(digest, self.root) from None
         except OSError as error:
-            raise _unreadable(digest, path, error) from error
+            raise unreadable(digest, path, error) from error
         if digest_content(data) != digest:
-            raise corrupt(digest, str(path))
+            raise corrupt(digest, path)
         return data
 
     def read_tree(self, digest: str) -> tuple[TreeEntry, ...]:
         return parse_tree(self.read(digest), digest)
 
     def export(self, artifact: Artifact, target: Path) -> None:
-        if not export_tree(self, artifact, target):
-            write_verified(self.chunks(artifact.digest), artifact.digest, target)
+        with plain_errors(target):
+            if not export_tree(self, artifact, target):
+                write_verified(self.chunks(artifact.digest), artifact.digest, target)
 
     def chunks(self, digest: str) -> Iterator[bytes]:
         """The content in pieces, not yet checked: `write_verified` checks the whole."""
         path = self._path(digest)
         try:
-            with path.open("rb") as source:
+            with Path(path).open("rb") as source:
                 while piece := source.read(CHUNK):
                     yield piece
         except FileNotFoundError:
-            raise _missing(digest, self.root) from None
+            raise missing(digest, self.root) from None
         except OSError as error:
-            raise _unreadable(digest, path, error) from error
+            raise unreadable(digest, path, error) from error
 
-    def _path(self, digest: str) -> Path:
+    def _path(self, digest: str) -> str:
         name = parse_digest(digest)
-        return self._objects / name[:2] / name
+        return f"{self._objects}/{name[:2]}/{name}"
 
     def _is_whole(self, digest: str, size: int) -> bool:
         """Whether the object is there, intact and durable; a damaged one is to be written again."""
         path = self._path(digest)
         try:
-            if path.stat().st_size != size:
+            if os.stat(path).st_size != size:  # noqa: PTH116 - on the path of every step
                 return False
             found = hashlib.sha256()
-            with path.open("rb") as source:
+            with Path(path).open("rb") as source:
                 while piece := source.read(CHUNK):
                     found.update(piece)
         except OSError:
@@ -130,59 +140,57 @@ class LocalStore:
         if digest not in self._durable:
             # Another process may have renamed it a moment ago and not yet waited for the disk.
             _sync(path)
-            _sync(path.parent)
+            _sync(os.path.dirname(path))  # noqa: PTH120 - as above
         return True
 
-    def _write_temporary(self, folder: Path, data: bytes) -> Path:
-        self._make_folder(folder)
-        temporary = _temporary(folder)
-        handle = os.open(temporary, _NEW_FILE, 0o444)
-        try:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(handle, view) :]
-        except BaseException:
-            _remove((temporary,))
-            raise
-        finally:
-            os.close(handle)
-        return temporary
-
-    def _publish(self, pending: dict[Path, Path]) -> None:
-        for temporary in pending.values():
-            _sync(temporary)
-        for target, temporary in pending.items():
-            temporary.rename(target)
-        for folder in {target.parent for target in pending}:
-            _sync(folder)
-
-    def _make_folder(self, folder: Path) -> None:
-        if folder.name in self._shards:
+    def _make_folder(self, folder: str) -> None:
+        if folder in self._folders:
             return
-        missing = [place for place in (folder, *folder.parents) if not place.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        for place in missing:
-            _sync(place.parent)
-        self._shards.add(folder.name)
+        if not os.path.isdir(folder):  # noqa: PTH112 - as above
+            place = Path(folder)
+            new = [each for each in (place, *place.parents) if not each.exists()]
+            place.mkdir(parents=True, exist_ok=True)
+            for each in new:
+                _sync(str(each.parent))
+        self._folders.add(folder)
 
 
-def _temporary(folder: Path) -> Path:
-    return folder / f".{os.getpid()}-{secrets.token_hex(8)}.tmp"
+def _name_temporary(target: str) -> str:
+    folder = target[: target.rindex("/")]
+    return f"{folder}/.{os.getpid()}-{secrets.token_hex(8)}.tmp"
 
 
-def _copy(source: int, temporary: Path) -> tuple[str, int]:
-    """Copies an open file and hashes on the way, so that a file that changes meanwhile stays consistent."""
+def _write(handle: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def _copy(source: int, temporary: str) -> tuple[str, int]:
+    """Copies an open file and hashes on the way: a file that changes meanwhile stays consistent. Synced."""
     found = hashlib.sha256()
     size = 0
-    with os.fdopen(os.open(temporary, _NEW_FILE, 0o444), "wb") as sink:
+    handle = os.open(temporary, _NEW_FILE, 0o444)
+    try:
         while piece := os.read(source, CHUNK):
             found.update(piece)
             size += len(piece)
-            sink.write(piece)
+            _write(handle, piece)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
     return "sha256:" + found.hexdigest(), size
 
 
-def _sync(path: Path) -> None:
+def _publish(pending: dict[str, str]) -> None:
+    """Renames synced temporary files to their targets, and waits until that is durable."""
+    for target, temporary in pending.items():
+        os.rename(temporary, target)  # noqa: PTH104 - on the path of every step
+    for folder in {target[: target.rindex("/")] for target in pending}:
+        _sync(folder)
+
+
+def _sync(path: str) -> None:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
@@ -190,53 +198,6 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _remove(paths: object) -> None:
-    for path in paths:  # type: ignore[attr-defined]
-        path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _plain_errors(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StoreError(
-                "the disk is full, the artifact was not stored",
-                place=str(place),
-                remedy="free some space, then run `maestro retry`; nothing half-written is left behind",
-                code="disk-full",
-            ) from error
-        raise StoreError(
-            f"an artifact cannot be written: {error.strerror}",
-            place=str(error.filename or place),
-            remedy="check the folder's owner and mode",
-            code="artifact-write",
-        ) from error
-
-
-def _missing(digest: str, root: Path) -> StoreError:
-    return StoreError(
-        f"artifact {digest} is not in the store",
-        place=str(root),
-        remedy="run the step that made it again, or restore the folder from a backup",
-        code="artifact-missing",
-    )
-
-
-def _unreadable(digest: str, path: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"artifact {digest} cannot be read: {error.strerror}",
-        place=str(path),
-        remedy="check the folder's owner and mode",
-        code="artifact-unreadable",
-    )
-
-
-def corrupt(digest: str, place: str) -> StoreError:
-    return StoreError(
-        f"artifact {digest} does not have the content that its name promises",
-        place=place,
-        remedy="remove the file and run the step that made it again; check the disk",
-        code="artifact-corrupt",
-    )
+def _remove(paths: Iterable[str]) -> None:
+    for path in paths:
+        Path(path).unlink(missing_ok=True)

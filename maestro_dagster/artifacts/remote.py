@@ -12,7 +12,7 @@ from typing import Any
 
 from maestro_dagster.artifacts.digest import digest_content, parse_digest
 from maestro_dagster.artifacts.interface import Artifact, TreeEntry
-from maestro_dagster.artifacts.local import corrupt
+from maestro_dagster.artifacts.failure import corrupt, missing, unreadable
 from maestro_dagster.artifacts.tree import export_tree, parse_tree, put_tree, write_verified
 from maestro_dagster.errors import StoreError
 
@@ -66,22 +66,13 @@ class RemoteStore:
 
     def read(self, digest: str) -> bytes:
         data: Any
+        path = self._path(digest)
         try:
-            data = self._files.cat_file(self._path(digest))
+            data = self._files.cat_file(path)
         except FileNotFoundError:
-            raise StoreError(
-                f"artifact {digest} is not in the store",
-                place=self.url,
-                remedy="run the step that made it again",
-                code="artifact-missing",
-            ) from None
+            raise missing(digest, self.url) from None
         except Exception as error:  # each back end raises errors of its own
-            raise StoreError(
-                f"artifact {digest} cannot be read: {error}",
-                place=self.url,
-                remedy="check the address and the credentials of the artifact store",
-                code="artifact-unreadable",
-            ) from error
+            raise unreadable(digest, self.url, error) from error
         if not isinstance(data, bytes) or digest_content(data) != digest:
             raise corrupt(digest, self.url)
         return data

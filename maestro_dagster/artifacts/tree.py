@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from maestro_dagster.artifacts.digest import parse_digest
+from maestro_dagster.artifacts.failure import corrupt
 from maestro_dagster.artifacts.interface import TREE_MEDIA_TYPE, Artifact, TreeEntry
 from maestro_dagster.errors import StoreError
 from maestro_dagster.manifest.canonical import canonical_json
@@ -104,12 +105,7 @@ def write_verified(pieces: Iterable[bytes], digest: str, target: Path, mode: int
                 found.update(piece)
                 sink.write(piece)
         if found.hexdigest() != parse_digest(digest):
-            raise StoreError(
-                f"artifact {digest} does not have the content that its name promises",
-                place=str(target),
-                remedy="run the step that made it again; check the disk",
-                code="artifact-corrupt",
-            )
+            raise corrupt(digest, target)
         # link, unlike rename, refuses a path that is taken
         os.link(temporary, target)
     except FileExistsError as error:

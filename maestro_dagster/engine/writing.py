@@ -169,7 +169,13 @@ def acknowledge(connection: sqlite3.Connection, run_id: str, row: StepRow, owner
         "SELECT status, owner FROM step WHERE run_id = ? AND step = ? AND iteration = ?",
         (run_id, row.step, row.iteration),
     ).fetchone()
-    if found is not None and (found[0] in ENDED or found[1] not in {None, owner}):
+    if found is None:
+        taken = False
+    elif found[0] in ENDED:
+        taken = True
+    else:
+        taken = found[1] not in {None, owner} and owner_lives(connection, run_id, found[1])
+    if taken:
         raise JournalError(
             "another process took the step over, its result counts",
             place=f"run {run_id}, step {row.step}",

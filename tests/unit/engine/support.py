@@ -52,6 +52,7 @@ class MakeConfig(StepConfig):
     foreign: bool = False
     burn: float = 0.0  # CPU seconds
     bytes_in: int = 0
+    scratch: bool = False
 
 
 class Make(StepKind[MakeConfig]):
@@ -68,7 +69,8 @@ class Make(StepKind[MakeConfig]):
         self, context: StepContext, config: MakeConfig, inputs: Mapping[str, Artifact]
     ) -> StepResult:
         bear_witness(config.witness, f"begin {context.step} {context.iteration}")
-        (context.scratch / "note").write_text(context.step)
+        if config.scratch:
+            (context.scratch / "note").write_text(context.step)
         if config.secret:
             value = context.secret(config.secret)
             context.log(f"the secret is {value}")

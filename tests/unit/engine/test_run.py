@@ -34,7 +34,7 @@ def test_a_chain_runs_and_its_evidence_verifies(
     engine: Engine, perform: Perform, support: ModuleType
 ) -> None:
     flow = support.make_flow(
-        {"id": "one", "with": {"text": "${{ params.word }}"}},
+        {"id": "one", "with": {"text": "${{ params.word }}", "scratch": True}},
         {"id": "two", "needs": ["one"], "with": {"text": "${{ steps.one.output }}!"}},
         {"id": "tree", "uses": support.TREE, "needs": ["two"]},
         params={"word": {"default": "hello"}},

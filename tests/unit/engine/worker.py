@@ -1,0 +1,21 @@
+"""A worker process of the crash tests: runs a run as far as it lives. Arguments: home, run id."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import support
+
+
+def main() -> None:
+    engine = support.make_engine(Path(sys.argv[1]))
+    run_id = sys.argv[2]
+    print("up", flush=True)
+    for outcome in engine.stream_segment(run_id, support.all_steps(engine.flow(run_id))):
+        print(outcome.step, outcome.status, outcome.fresh, flush=True)
+    engine.close(run_id)
+
+
+if __name__ == "__main__":
+    main()
