@@ -13,6 +13,7 @@ from typing import Any, Final
 from maestro_dagster.errors import EvidenceError, ManifestError
 from maestro_dagster.evidence.archive import write_archive
 from maestro_dagster.evidence.claim import read_claim
+from maestro_dagster.evidence.document import read_canonical, write_canonical
 from maestro_dagster.evidence.dsse import sign_statement
 from maestro_dagster.evidence.interface import RunRecord, Signer
 from maestro_dagster.evidence.merkle import MerkleTree
@@ -62,13 +63,15 @@ def assemble_bundle(
 ) -> bytes:
     """As `build_bundle`, without looking whether the record is complete. `claims` are the parsed lines."""
     root = MerkleTree(record.claims).root
-    description = describe_run(record, flow, root, REPORT_VERSION)
+    # The report shows what a reader of the files will see: 5.0 is written, and read again, as 5.
+    description = _settle(describe_run(record, flow, root, REPORT_VERSION))
+    decisions, costs = _settle(record.decisions), _settle(record.cost_report)
     files = {
         CLAIMS: b"".join(line + b"\n" for line in record.claims),
-        DECISIONS: canonical_json(dict(record.decisions)),
+        DECISIONS: canonical_json(decisions),
         SBOM: _canonical_sbom(record.sbom),
-        SLOS: canonical_json(dict(record.slos)),
-        COSTS: canonical_json(dict(record.cost_report)),
+        SLOS: write_canonical(dict(record.slos)),
+        COSTS: canonical_json(costs),
         MANIFEST_HASH: f"{record.flow_digest}\n".encode(),
         FLOW: record.flow_json,
         KEY_HINT: f"{signer.algorithm} {signer.hint}\n".encode(),
@@ -78,8 +81,8 @@ def assemble_bundle(
         description,
         flow,
         claims,
-        decisions=record.decisions,
-        costs=record.cost_report,
+        decisions=decisions,
+        costs=costs,
         files=describe_files(files),
         key=files[KEY_HINT].decode().strip(),
     )
@@ -89,9 +92,14 @@ def assemble_bundle(
     return write_archive(files)
 
 
+def _settle(value: Mapping[str, Any]) -> dict[str, Any]:
+    settled: dict[str, Any] = read_canonical(write_canonical(dict(value)), "a document", code="document")
+    return settled
+
+
 def _canonical_sbom(data: bytes) -> bytes:
     try:
-        return canonical_json(json.loads(data))
+        return write_canonical(json.loads(data))
     except (ValueError, RecursionError, ManifestError) as error:
         raise EvidenceError("the SBOM of the run is not JSON", code="sbom-invalid") from error
 

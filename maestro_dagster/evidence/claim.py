@@ -8,9 +8,8 @@ from dataclasses import MISSING, fields
 from typing import Any, Final, get_args
 
 from maestro_dagster.errors import EvidenceError
-from maestro_dagster.evidence.document import read_canonical
+from maestro_dagster.evidence.document import read_canonical, write_canonical
 from maestro_dagster.evidence.interface import Claim, ClaimStatus, InputRef, OutputRef
-from maestro_dagster.manifest.canonical import canonical_json
 
 CLAIM_SCHEMA: Final = "urn:maestro:claim:v1"
 DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -35,7 +34,7 @@ def claim_bytes(claim: Claim) -> bytes:
         if name in _DEFAULTS and value == _DEFAULTS[name]:
             continue
         document[name] = _PLAIN[name](value) if name in _PLAIN else value
-    return canonical_json(document)
+    return write_canonical(document)
 
 
 def parse_claim(line: bytes) -> Claim:
@@ -56,7 +55,7 @@ def read_claim(line: bytes) -> dict[str, Any]:
     document = read_canonical(line, "a claim", code="claim")
     if not isinstance(document, dict) or document.get("schema") != CLAIM_SCHEMA:
         raise EvidenceError(f"a claim is not of the schema {CLAIM_SCHEMA}", code="claim-invalid")
-    _check(document, _CLAIM, "claim")
+    _check(document)
     for name, default in _DEFAULTS.items():
         if name in document and document[name] == _as_json(default):
             raise EvidenceError(f"a claim spells out the default of {name}", code="claim-not-canonical")
@@ -91,6 +90,7 @@ _PLAIN: Final[dict[str, Callable[[Any], Any]]] = {
     "iterations": lambda items: [dict(item) for item in items],
 }
 
+_STATUSES: Final = frozenset(get_args(ClaimStatus))
 _Check = Callable[[Any], bool]
 
 
@@ -112,6 +112,10 @@ def _is_money(value: Any) -> bool:
 
 def _is_time(value: Any) -> bool:
     return isinstance(value, str) and TIME.fullmatch(value) is not None
+
+
+def _is_status(value: Any) -> bool:
+    return isinstance(value, str) and value in _STATUSES
 
 
 def _is_object(value: Any) -> bool:
@@ -149,7 +153,7 @@ _CLAIM: Final[dict[str, _Check]] = {
     "flow_digest": _is_digest,
     "step": _is_text,
     "uses": _is_text,
-    "status": frozenset(get_args(ClaimStatus)).__contains__,
+    "status": _is_status,
     "attempts": _is_count,
     "started_at": lambda value: value is None or _is_time(value),
     "finished_at": _is_time,
@@ -168,21 +172,15 @@ _CLAIM: Final[dict[str, _Check]] = {
     "iterations": _list_of(_is_object),
 }
 
+_REQUIRED: Final = frozenset(_CLAIM) - frozenset(_DEFAULTS)
 
-def _check(document: Mapping[str, Any], checks: Mapping[str, _Check], what: str) -> None:
+
+def _check(document: Mapping[str, Any]) -> None:
     for name, value in document.items():
-        check = checks.get(name)
+        check = _CLAIM.get(name)
         if check is None:
-            raise EvidenceError(f"a {what} has an unknown field {name!r}", code="claim-invalid")
-        if not _safe(check, value):
-            raise EvidenceError(f"the field {name} of a {what} is malformed", code="claim-invalid")
-    missing = [name for name in checks if name not in document and name not in _DEFAULTS]
-    if missing:
-        raise EvidenceError(f"a {what} lacks {', '.join(missing)}", code="claim-invalid")
-
-
-def _safe(check: _Check, value: Any) -> bool:
-    try:
-        return check(value)
-    except TypeError:  # an unhashable status
-        return False
+            raise EvidenceError(f"a claim has an unknown field {name!r}", code="claim-invalid")
+        if not check(value):
+            raise EvidenceError(f"the field {name} of a claim is malformed", code="claim-invalid")
+    if missing := _REQUIRED - document.keys():
+        raise EvidenceError(f"a claim lacks {', '.join(sorted(missing))}", code="claim-invalid")

@@ -199,34 +199,41 @@ def _check_link(
 
 
 def _check_costs(content: Content) -> Iterator[Problem]:
-    costs = content.costs
     try:
-        lines = {line["step"]: line["total_usd"] for line in costs["by_step"]}
-        total = _sum_usd(lines.values())
-        known = _sum_usd([line["known_usd"] for line in costs["by_step"]])
-        stated = costs["total_usd"], costs["known_usd"]
+        charged, stated, summed = _read_costs(content.costs)
     except (KeyError, TypeError, AttributeError, ManifestError):
         yield Problem("cost-invalid", COSTS, "the report lacks totals or has amounts that are no money")
         return
-    if len(lines) != len(costs["by_step"]) or (total, known) != stated:
+    if summed != stated:
         yield Problem(
-            "cost-total", COSTS, f"the steps sum to {total or 'unknown'} USD, stated is {stated[0]}"
+            "cost-total", COSTS, f"the steps sum to {summed[0] or 'unknown'} USD, stated is {stated[0]}"
         )
     claims = content.by_step
-    for step in sorted(lines.keys() - claims.keys() - {""}):  # "": what the run cost outside its steps
+    for step in sorted(charged.keys() - claims.keys() - {""}):  # "": what the run cost outside its steps
         yield Problem("cost-unexpected", COSTS, f"it charges {step!r}, which is no step of the flow")
     for step, claim in claims.items():
-        charged = lines.get(step, "0")
-        if not _same_usd(claim["cost_usd"], charged):
-            fact = f"the claim says {claim['cost_usd'] or 'unknown'} USD, the report {charged or 'unknown'}"
+        cost = charged.get(step, "0")
+        if not _same_usd(claim["cost_usd"], cost):
+            fact = f"the claim says {claim['cost_usd'] or 'unknown'} USD, the report {cost or 'unknown'}"
             yield Problem("cost-mismatch", f"step {step}", fact)
 
 
-def _sum_usd(amounts: Any) -> str | None:
-    amounts = list(amounts)
-    if any(amount is None for amount in amounts):
-        return None
-    return format_nano(sum(parse_usd(amount) for amount in amounts))
+_Totals = tuple[str | None, str]
+
+
+def _read_costs(costs: Mapping[str, Any]) -> tuple[dict[str, str | None], _Totals, _Totals]:
+    """(total by step, stated totals, summed totals): all and known. Raises for anything that is no money."""
+    charged: dict[str, str | None] = {}
+    known = unknown = 0
+    for line in costs["by_step"]:
+        step, total = line["step"], line["total_usd"]
+        if not isinstance(step, str) or step in charged:
+            raise TypeError(step)
+        known += parse_usd(line["known_usd"])
+        unknown += total is None
+        charged[step] = None if total is None else format_nano(parse_usd(total))
+    total = None if unknown else format_nano(sum(parse_usd(total) for total in charged.values() if total))
+    return charged, (costs["total_usd"], costs["known_usd"]), (total, format_nano(known))
 
 
 def _same_usd(left: str | None, right: str | None) -> bool:
@@ -273,6 +280,8 @@ def _check_provenance(content: Content, trust: Trust) -> Iterator[Problem]:
 def _read_artifact(statement: Mapping[str, Any]) -> BuiltArtifact:
     subject = statement["subject"][0]
     build = statement["predicate"]["buildDefinition"]
+    if not isinstance(subject["name"], str):
+        raise TypeError(subject)
     sources = [item for item in build["resolvedDependencies"] if "uri" in item]
     return BuiltArtifact(
         name=subject["name"],
@@ -307,7 +316,7 @@ def _check_report(content: Content) -> Iterator[Problem]:
             files=describe_files(data),
             key=content.files[KEY_HINT].decode().strip(),
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         yield Problem("report-unknown", REPORT, "this release cannot render the report of the bundle again")
         return
     if again != content.files[REPORT]:

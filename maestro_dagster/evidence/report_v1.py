@@ -79,6 +79,8 @@ def render_v1(
 
 def _text(value: Any) -> str:
     """Any JSON value as safe text; long ones are cut and say so."""
+    if type(value) is int:
+        return str(value)
     if not isinstance(value, str):
         value = "" if value is None else json.dumps(value, ensure_ascii=False, sort_keys=True)
     if len(value) > _TEXT_LIMIT:
@@ -177,7 +179,7 @@ def _allowed(decisions: Mapping[str, Any], description: Mapping[str, Any]) -> st
     allowed = decisions.get("allow") is True
     verdict = '<span class="yes">allowed</span>' if allowed else '<span class="no">denied</span>'
     engine = decisions.get("engine") or "no engine"
-    packs = [item for item in _items(decisions.get("verdicts")) if isinstance(item, dict)]
+    packs = _records(decisions.get("verdicts"))
     rows = (
         _row(
             _text(pack.get("pack")),
@@ -215,10 +217,14 @@ def _items(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
+def _records(value: Any) -> list[dict[str, Any]]:
+    return [item for item in _items(value) if isinstance(item, dict)]
+
+
 def _cost(costs: Mapping[str, Any]) -> str:
     rows = []
     for group, name in (("by_kind", "kind"), ("by_model", "model")):
-        for line in _items(costs.get(group)):
+        for line in _records(costs.get(group)):
             counts = (_text(line.get(word, 0)) for word in ("events", "tokens_in", "tokens_out"))
             rows.append(_row(_text(line.get(name)), *counts, _usd(line.get("total_usd"))))
     return (

@@ -196,9 +196,9 @@ def _check_digests(files: Mapping[str, bytes], predicate: Mapping[str, Any]) -> 
             yield Problem(
                 "digest-mismatch", name, f"its digest is {present[name]}, signed was {listed[name]}"
             )
+    if present != listed:
+        return
     if canonical_json(write_index(files)) != files[INDEX]:
         yield Problem("index-mismatch", INDEX, "it does not list the files of the bundle")
-    if not listed or present != listed:
-        return
     if predicate["flow"]["digest"] != present["flow.json"]:
         yield Problem("flow-digest", "flow.json", "the receipt names another flow")

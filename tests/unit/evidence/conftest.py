@@ -174,8 +174,10 @@ def force(signer: KeySigner) -> Callable[..., bytes]:
         files = read_archive(data)
         predicate = open_receipt(files.pop(RECEIPT), KeyTrust([by.public_pem]))
         if edit is not None:
+            index = files[INDEX]
             edit(files)
-            files[INDEX] = canonical_json(write_index(files))
+            if files[INDEX] is index:
+                files[INDEX] = canonical_json(write_index(files))
             predicate["files"] = {name: digest_bytes(content) for name, content in files.items()}
         if describe is not None:
             describe(predicate)

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from maestro_dagster.errors import EvidenceError
 from maestro_dagster.evidence.bundle import FIXED_FILES, build_bundle
@@ -114,6 +116,37 @@ def test_every_kind_of_claim_verifies(record: Record, signer: KeySigner) -> None
     }
     data = build_bundle(record(needs, changes=changes, status="failed", built=()), signer)
     assert verify_bundle(data, [signer.public_pem]).problems == ()
+
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+DOCUMENT = st.dictionaries(st.text(max_size=5), VALUE, max_size=3)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(context=DOCUMENT, facts=DOCUMENT, more=DOCUMENT, slos=DOCUMENT)
+def test_no_value_makes_a_bundle_that_cannot_be_verified(
+    record: Record,
+    signer: KeySigner,
+    context: dict[str, Any],
+    facts: dict[str, Any],
+    more: dict[str, Any],
+    slos: dict[str, Any],
+) -> None:
+    verdicts = [{"pack": more, "violations": [more], "warnings": [slos], "digest": facts}]
+    made = record(
+        changes={"parse": {"facts": facts, "model": context, "error": more, "iterations": (slos,)}},
+        decisions=more | {"allow": True, "engine": slos, "verdicts": verdicts},
+        cost_report=record().cost_report | {"by_kind": [facts, {"events": context}], "by_model": [more]},
+        context=context,
+        slos=slos,
+    )
+    data = build_bundle(made, signer)
+    assert verify_bundle(data, [signer.public_pem]).problems == ()
+    assert build_bundle(made, signer) == data
 
 
 def test_many_artifacts_of_one_name(record: Record, signer: KeySigner, digest: Callable[[str], str]) -> None:
