@@ -7,7 +7,10 @@ recreated here, because the file is the only record of what was done.
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,16 +66,47 @@ def open_connection(path: Path) -> sqlite3.Connection:
     """A connection to a journal of this version, made when there is none. Raises JournalError."""
     with plain_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _check_length(path)
-        connection = sqlite3.connect(
-            path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False
-        )
+        with _opening:
+            if not _is_open(path):
+                _check_length(path)
+            connection = sqlite3.connect(
+                path,
+                timeout=_BUSY_MS / 1000,
+                isolation_level=None,
+                check_same_thread=False,
+                factory=_Counted,
+            )
+            _open_here.setdefault((os.getpid(), str(path)), weakref.WeakSet()).add(connection)
         try:
             _prepare(connection, path)
         except BaseException:
             connection.close()
             raise
         return connection
+
+
+class _Counted(sqlite3.Connection):
+    """A connection that is known as open until it is closed."""
+
+    def close(self) -> None:
+        with _opening:
+            super().close()
+            for known in _open_here.values():
+                known.discard(self)
+
+
+_opening = threading.RLock()
+_open_here: dict[tuple[int, str], weakref.WeakSet[_Counted]] = {}
+
+
+def _is_open(path: Path) -> bool:
+    """Whether this process has the file open through SQLite.
+
+    Then nothing else may open it here: closing any descriptor of a file drops all of the process's locks
+    on it (fcntl(2)); another process would then think itself the last user and delete the WAL.
+    See https://www.sqlite.org/howtocorrupt.html, section 2.2.
+    """
+    return bool(_open_here.get((os.getpid(), str(path))))
 
 
 @contextmanager
@@ -96,7 +130,10 @@ def check_journal(path: Path) -> list[str]:
     connection = open_connection(path)
     try:
         with plain_errors(path):
-            found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(20)")]
+            try:
+                found = [str(row[0]) for row in connection.execute("PRAGMA quick_check(20)")]
+            except sqlite3.DatabaseError as error:  # so damaged that the check itself cannot go on
+                found = [str(error)]
     finally:
         connection.close()
     return [] if found == ["ok"] else found
