@@ -30,6 +30,7 @@ def cost_report(events: Iterable[UsageEvent]) -> dict[str, Any]:
         "failures": {"events": len(failed), "known_usd": format_nano(_known(failed))},
         "unknown": _unknown(rows),
         "by_step": _group(rows, ("step",), lambda event: (event.step,), attempts=True),
+        "by_flow": _group(rows, ("flow",), lambda event: (event.flow,)),
         "by_kind": _group(rows, ("kind",), lambda event: (event.kind,)),
         "by_model": _group(
             [event for event in rows if event.kind == "llm"],

@@ -26,5 +26,5 @@ def open_runtime(project: Project | Path | None = None) -> Runtime:
     # A forked child opens its own: databases and child processes belong to the process that opened them.
     key = (os.getpid(), found.root, found.home)
     if key not in _open:
-        _open[key] = Runtime(open_engine(found), found.home, found.settings.default_branch)
+        _open[key] = Runtime(open_engine(found), found.home, found.settings.default_branch, found.lake)
     return _open[key]

@@ -15,6 +15,9 @@ from maestro_dagster.artifacts.interface import Artifact, ArtifactStore
 from maestro_dagster.translate.runtime import Runtime, project_runtime
 
 if TYPE_CHECKING:
+    from maestro_dagster.costs.compact import CompactionReport
+    from maestro_dagster.costs.lake import Lake
+    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.engine.interface import RunView
     from maestro_dagster.evidence.interface import Signer
     from maestro_dagster.llm.interface import ModelHub
@@ -107,6 +110,44 @@ class ModelHubResource(_ProjectResource):
 
     def open(self) -> ModelHub:
         return self.open_runtime().engine.services.hub
+
+
+class LakeResource(_ProjectResource):
+    """The usage lake. `folder` overrides where it is."""
+
+    folder: str | None = None
+
+    def open(self) -> Lake:
+        from maestro_dagster.costs.lake import open_lake
+
+        if self.folder is not None:
+            return open_lake(self.folder)
+        runtime = self.open_runtime()
+        return open_lake(runtime.lake or runtime.home / "lake")
+
+    def compact(self, day: str) -> CompactionReport:
+        """Publishes a day (YYYY-MM-DD) with what the spool has of it. Raises CostError."""
+        from maestro_dagster.costs.compact import compact_day
+
+        return compact_day(self._spool(), self.open(), day, self._has_ended)
+
+    def waiting_days(self) -> tuple[str, ...]:
+        """Days that the spool still has usage of, ascending."""
+        from maestro_dagster.costs.compact import spool_days
+
+        return spool_days(self._spool())
+
+    def _spool(self) -> Spool:
+        return self.open_runtime().engine.services.spool
+
+    def _has_ended(self, run_id: str) -> bool:
+        """A run whose evidence is written uses nothing more; an unknown one may still be anybody's."""
+        from maestro_dagster.errors import JournalError
+
+        try:
+            return self.open_runtime().engine.view(run_id).evidence is not None
+        except JournalError:
+            return False
 
 
 class ArtifactIOManagerResource(dg.ConfigurableIOManagerFactory[Any]):

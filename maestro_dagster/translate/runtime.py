@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """An open engine, the folder of the project's state, and the branch that is meant when none is named."""
+    """An open engine, the folder of the project's state, and the branch that is meant when none is named.
+
+    `lake` is where the usage lake is; None: in the state folder.
+    """
 
     engine: Engine
     home: Path
     default_branch: str = "main"
+    lake: str | None = None
 
 
 # Opens or gives the runtime of this process. Ops call it when they run, never when they are defined.
