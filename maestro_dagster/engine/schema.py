@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,47 +65,16 @@ def open_connection(path: Path) -> sqlite3.Connection:
     """A connection to a journal of this version, made when there is none. Raises JournalError."""
     with plain_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _opening:
-            if not _is_open(path):
-                _check_length(path)
-            connection = sqlite3.connect(
-                path,
-                timeout=_BUSY_MS / 1000,
-                isolation_level=None,
-                check_same_thread=False,
-                factory=_Counted,
-            )
-            _open_here.setdefault((os.getpid(), str(path)), weakref.WeakSet()).add(connection)
+        _check_once(path)
+        connection = sqlite3.connect(
+            path, timeout=_BUSY_MS / 1000, isolation_level=None, check_same_thread=False
+        )
         try:
             _prepare(connection, path)
         except BaseException:
             connection.close()
             raise
         return connection
-
-
-class _Counted(sqlite3.Connection):
-    """A connection that is known as open until it is closed."""
-
-    def close(self) -> None:
-        with _opening:
-            super().close()
-            for known in _open_here.values():
-                known.discard(self)
-
-
-_opening = threading.RLock()
-_open_here: dict[tuple[int, str], weakref.WeakSet[_Counted]] = {}
-
-
-def _is_open(path: Path) -> bool:
-    """Whether this process has the file open through SQLite.
-
-    Then nothing else may open it here: closing any descriptor of a file drops all of the process's locks
-    on it (fcntl(2)); another process would then think itself the last user and delete the WAL.
-    See https://www.sqlite.org/howtocorrupt.html, section 2.2.
-    """
-    return bool(_open_here.get((os.getpid(), str(path))))
 
 
 @contextmanager
@@ -188,6 +156,24 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
             remedy="set MAESTRO_HOME to another folder",
             code="journal-foreign",
         )
+
+
+_checking = threading.Lock()
+_checked: set[tuple[int, str]] = set()
+
+
+def _check_once(path: Path) -> None:
+    """Looks at the file before this process opens it for the first time, and never again.
+
+    Closing any descriptor of a file drops all of the process's locks on it (fcntl(2)): beside an open
+    connection that would let another process delete the WAL. See
+    https://www.sqlite.org/howtocorrupt.html, section 2.2.
+    """
+    with _checking:
+        key = (os.getpid(), os.path.realpath(path))
+        if key not in _checked:
+            _check_length(path)
+            _checked.add(key)
 
 
 def _check_length(path: Path) -> None:

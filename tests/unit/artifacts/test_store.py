@@ -170,7 +170,9 @@ def test_two_threads_may_put_the_same(tmp_path: Path) -> None:
     assert not errors
 
 
-NAMES = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=8)
+NAMES = st.text(
+    st.characters(blacklist_characters="/\0", blacklist_categories=["Cs"]), min_size=1, max_size=8
+)
 PATHS = st.lists(NAMES.filter(lambda name: name not in {".", ".."}), min_size=1, max_size=3).map(tuple)
 
 
@@ -201,7 +203,10 @@ def test_a_folder_comes_back_as_it_was(
     }
     store.export(tree, target)
     found = {
-        str(path.relative_to(target)): (path.read_bytes(), os.access(path, os.X_OK) and bool(path.stat().st_mode & 0o100))
+        str(path.relative_to(target)): (
+            path.read_bytes(),
+            os.access(path, os.X_OK) and bool(path.stat().st_mode & 0o100),
+        )
         for path in target.rglob("*")
         if path.is_file()
     }

@@ -53,6 +53,7 @@ class MakeConfig(StepConfig):
     burn: float = 0.0  # CPU seconds
     bytes_in: int = 0
     scratch: bool = False
+    media: str = "text/plain"
 
 
 class Make(StepKind[MakeConfig]):
@@ -93,7 +94,7 @@ class Make(StepKind[MakeConfig]):
 
             return StepResult(data=json.dumps(config.json_).encode(), media_type="application/json")
         parts = [str(config.text), *(f"{name}={inputs[name].digest[7:15]}" for name in sorted(inputs))]
-        return StepResult(data=" ".join(parts).encode(), media_type="text/plain", preview=str(config.text))
+        return StepResult(data=" ".join(parts).encode(), media_type=config.media, preview=str(config.text))
 
 
 class Call(StepKind[MakeConfig]):
@@ -110,7 +111,9 @@ class Call(StepKind[MakeConfig]):
         await context.ledger.settle(call, ModelUsage(10, 20, cost_nano=4321))
         if context.attempt <= config.fail_first:
             raise StepError.transient("again", code="flaky")
-        return StepResult(data=b"answer", media_type="text/plain", model={"provider": "test", "model": "small"})
+        return StepResult(
+            data=b"answer", media_type="text/plain", model={"provider": "test", "model": "small"}
+        )
 
 
 class MakeTree(StepKind[MakeConfig]):

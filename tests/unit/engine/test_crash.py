@@ -27,7 +27,10 @@ KILLS = 50 if os.environ.get("MAESTRO_SOAK") == "1" else 5
 
 def start(home: Path, run_id: str = "r1") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(WORKER), str(home), run_id], stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(WORKER), str(home), run_id],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -62,7 +65,11 @@ def make_release(support: ModuleType, witness: Path) -> Any:
         {"id": "right", "needs": ["way"], "with": note},
         {"id": "join", "needs": ["left", "right"], "join": "any", "with": note},
         {"id": "flaky", "needs": ["join"], "retries": 3, "with": {**note, "fail_first": 1}},
-        {"id": "end", "needs": ["flaky", "each", "call", *(f"part{number}" for number in range(6))], "with": note},
+        {
+            "id": "end",
+            "needs": ["flaky", "each", "call", *(f"part{number}" for number in range(6))],
+            "with": note,
+        },
         name="release",
     )
 
@@ -202,7 +209,9 @@ def test_leaving_the_stream_early_can_be_taken_up_again(engine: Engine, support:
     assert next(stream).step == "one"
     stream.close()
     assert engine.orphaned() == ("r1",)
-    outcomes = [(each.step, each.fresh, each.attempts) for each in engine.stream_segment("r1", ["one", "two"])]
+    outcomes = [
+        (each.step, each.fresh, each.attempts) for each in engine.stream_segment("r1", ["one", "two"])
+    ]
     assert outcomes == [("one", False, 1), ("two", True, 2)]
 
 

@@ -102,7 +102,11 @@ def test_a_branch_takes_its_way_and_a_join_any_comes_after(
         {
             "id": "choose",
             "uses": "pkg:control/branch@1.0.0",
-            "with": {"value": "${{ params.env }}", "cases": [{"equals": "prod", "steps": ["hard"]}], "default": ["soft"]},
+            "with": {
+                "value": "${{ params.env }}",
+                "cases": [{"equals": "prod", "steps": ["hard"]}],
+                "default": ["soft"],
+            },
         },
         {"id": "hard", "needs": ["choose"]},
         {"id": "soft", "needs": ["choose"]},
@@ -229,7 +233,9 @@ def test_secrets_stay_out_of_logs_errors_and_evidence(
     open_engine: Callable[..., Engine], support: ModuleType
 ) -> None:
     engine = open_engine(secrets={"token": "s3cr3t-value"}.get)
-    flow = support.make_flow({"id": "leak", "secrets": ["token"], "with": {"secret": "token", "fail": "it was"}})
+    flow = support.make_flow(
+        {"id": "leak", "secrets": ["token"], "with": {"secret": "token", "fail": "it was"}}
+    )
     engine.request(support.make_request("r1", flow))
     outcomes = list(engine.stream_segment("r1", ["leak"]))
     bundle = engine.close("r1").read_bytes()
@@ -381,7 +387,9 @@ def test_a_retried_run_takes_over_what_was_done(
 def test_a_selection_runs_only_that_and_reads_from_the_named_run(
     engine: Engine, perform: Perform, support: ModuleType
 ) -> None:
-    flow = support.make_flow({"id": "one"}, {"id": "two", "needs": ["one"]}, {"id": "three", "needs": ["two"]})
+    flow = support.make_flow(
+        {"id": "one"}, {"id": "two", "needs": ["one"]}, {"id": "three", "needs": ["two"]}
+    )
     perform(flow)
     outcomes, view = perform(flow, "r2", reuse_from="r1", selection=("two",))
     found = {each.step: (each.status, each.fresh) for each in outcomes}
