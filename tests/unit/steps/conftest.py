@@ -1,4 +1,4 @@
-"""A step's context made of real parts where a data step uses them: the store, the clock, the journal's rate."""
+"""A step's context made of real parts where a data step uses them: the store, the clock, files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Workbench:
         return self.store.put_bytes(data.encode() if isinstance(data, str) else data, media_type)
 
     def context(self) -> StepContext:
-        unused = cast(Any, None)
+        unused = cast("Any", None)
         return StepContext(
             run_id="r-test",
             flow="test",
@@ -80,7 +80,7 @@ class Workbench:
     def content(self, result: StepResult) -> bytes:
         if result.artifact is not None:
             return self.store.read(result.artifact.digest)
-        return result.data if result.data is not None else cast(Path, result.path).read_bytes()
+        return result.data if result.data is not None else cast("Path", result.path).read_bytes()
 
 
 @pytest.fixture

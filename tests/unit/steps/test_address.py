@@ -65,11 +65,11 @@ def test_a_public_address_passes(address: str) -> None:
 def test_what_python_calls_private_is_never_public(
     address: ipaddress.IPv4Address | ipaddress.IPv6Address,
 ) -> None:
-    if address.is_private or address.is_multicast or address.is_loopback or address.is_link_local:
-        if why_not_public(address) is None:
-            # Only an IPv6 form of a public IPv4 address may pass.
-            assert address.version == 6
-            assert int(address) >> 96 in (0, 0x64FF9B << 64) or address in ipaddress.ip_network("::/80")
+    special = address.is_private or address.is_multicast or address.is_loopback or address.is_link_local
+    if special and why_not_public(address) is None:
+        # Only an IPv6 form of a public IPv4 address may pass.
+        assert address.version == 6
+        assert int(address) >> 96 in (0, 0x64FF9B << 64) or address in ipaddress.ip_network("::/80")
     if address.version == 4 and not address.is_global:
         assert why_not_public(address)
 

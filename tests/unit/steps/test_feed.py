@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from typing import Any
 
@@ -17,7 +18,8 @@ RSS = """<?xml version="1.0"?><rss version="2.0"><channel><title>News</title><li
 
 ATOM = """<feed xmlns="http://www.w3.org/2005/Atom"><title>T</title><link href="https://a.example/"/>
 <entry><id>urn:1</id><title type="html">x &amp;amp; y</title><updated>2025-01-02T03:04:05Z</updated>
-<content type="html">&lt;ul&gt;&lt;li&gt;one&lt;/li&gt;&lt;li&gt;two&lt;/li&gt;&lt;/ul&gt;</content></entry></feed>"""
+<content type="html">
+&lt;ul&gt;&lt;li&gt;one&lt;/li&gt;&lt;li&gt;two&lt;/li&gt;&lt;/ul&gt;</content></entry></feed>"""
 
 JSON_FEED = {
     "version": "https://jsonfeed.org/version/1.1",
@@ -125,7 +127,11 @@ def _bomb(levels: int, width: int) -> str:
     entities = '<!ENTITY a0 "lol lol lol lol ">' + "".join(
         f'<!ENTITY a{level} "{f"&a{level - 1};" * width}">' for level in range(1, levels)
     )
-    return f"<!DOCTYPE rss [{entities}]><rss version='2.0'><channel><title>&a{levels - 1};</title></channel></rss>"
+    return _feed(entities, f"&a{levels - 1};")
+
+
+def _feed(entities: str, title: str) -> str:
+    return f"<!DOCTYPE rss [{entities}]><rss version='2.0'><channel><title>{title}</title></channel></rss>"
 
 
 @pytest.mark.parametrize(
@@ -133,9 +139,9 @@ def _bomb(levels: int, width: int) -> str:
     [
         _bomb(30, 10),
         _bomb(200, 2),
-        f'<!DOCTYPE rss [<!ENTITY a "{"x" * 50_000}">]><rss><channel><title>{"&a;" * 50_000}</title></channel></rss>',
+        _feed(f'<!ENTITY a "{"x" * 50_000}">', "&a;" * 50_000),
         _bomb(30, 10).encode("utf-16"),
-        '<!DOCTYPE rss [<!ENTITY x SYSTEM "file:///etc/hostname">]><rss><channel><title>&x;</title></channel></rss>',
+        _feed('<!ENTITY x SYSTEM "file:///etc/hostname">', "&x;"),
     ],
 )
 async def test_entities_cannot_swell_or_fetch(bench: Any, data: bytes | str) -> None:
@@ -143,7 +149,7 @@ async def test_entities_cannot_swell_or_fetch(bench: Any, data: bytes | str) -> 
     feed, _ = await parse(bench, data)
     assert time.monotonic() - started < 5
     assert len(feed["title"] or "") < 20_001
-    assert not (feed["title"] or "").startswith("debian")
+    assert socket.gethostname() not in (feed["title"] or "")
 
 
 async def test_too_large_a_feed_is_refused_before_it_is_parsed(bench: Any) -> None:

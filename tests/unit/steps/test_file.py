@@ -48,8 +48,8 @@ async def test_the_state_is_neither_read_nor_written(bench: Any, path: str) -> N
 
 @pytest.mark.parametrize(
     "path",
-    ["policies/x/x.rego", "Policies/a", "assets/flow.yaml", "resources/rates.yaml", "sensors/a.py", "recipes/a/b",
-     "pyproject.toml", ".venv/bin/python", ".github/workflows/x.yml", "out/.hidden"],
+    ["policies/x/x.rego", "Policies/a", "assets/flow.yaml", "resources/rates.yaml", "sensors/a.py",
+     "recipes/a/b", "pyproject.toml", ".venv/bin/python", ".github/workflows/x.yml", "out/.hidden"],
 )  # fmt: skip
 async def test_what_decides_how_flows_run_is_not_written(bench: Any, path: str) -> None:
     assert (await write_fault(bench, path)).error_code == "file-guarded"

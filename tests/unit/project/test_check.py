@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from maestro_dagster.project.check import Finding, check_machine, check_project
+from maestro_dagster.project.root import open_project
+from maestro_dagster.project.scaffold import init_project
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return init_project(tmp_path_factory.mktemp("doctor") / "shop").root
+
+
+@pytest.fixture
+def project(pristine: Path, tmp_path: Path) -> Path:
+    import shutil
+
+    return Path(shutil.copytree(pristine, tmp_path / "shop"))
+
+
+def examine(root: Path, **environment: str) -> dict[str, Finding]:
+    return {finding.check: finding for finding in check_project(open_project(root, environment), environment)}
+
+
+def test_the_starter_has_no_error(project: Path) -> None:
+    found = examine(project)
+    assert {name: finding for name, finding in found.items() if finding.status == "error"} == {}
+    assert len(found) == 12
+    assert {finding.check for finding in check_machine()} == {"python", "git"}
+
+
+def test_a_missing_key_is_found(project: Path) -> None:
+    (project / ".maestro/keys/maestro.pem").unlink()
+    assert examine(project)["key"].status == "error"
+    assert examine(project)["key"].remedy
+
+
+def test_a_broken_pack_is_found(project: Path) -> None:
+    (project / "policies/budget/budget.rego").write_text("package maestro.budget\nallow := ")
+    assert examine(project)["packs"].status == "error"
+
+
+def test_no_packs_at_all_are_found(project: Path) -> None:
+    (project / "policies").rename(project / "gone")
+    assert examine(project)["packs"].status == "error"
+
+
+def test_a_broken_flow_is_found(project: Path) -> None:
+    (project / "assets/bad.yaml").write_text("name: [")
+    finding = examine(project)["flows"]
+    assert finding.status == "error"
+    assert "bad.yaml" in finding.fact
+
+
+def test_broken_rates_and_models_are_found(project: Path) -> None:
+    (project / "resources/rates.yaml").write_text("nothing: here")
+    (project / "resources/models.yaml").unlink()
+    found = examine(project)
+    assert (found["rates"].status, found["models"].status) == ("error", "error")
+
+
+def test_a_damaged_journal_is_found_and_left_alone(project: Path) -> None:
+    journal = project / ".maestro/journal.sqlite"
+    assert examine(project)["journal"].fact == "no run yet"
+    journal.write_bytes(b"no database at all" * 100)
+    assert examine(project)["journal"].status == "error"
+    assert journal.read_bytes() == b"no database at all" * 100
+    journal.unlink()
+    connection = sqlite3.connect(journal)
+    connection.execute("CREATE TABLE run (x)")
+    connection.execute("INSERT INTO run VALUES (zeroblob(100000))")
+    connection.commit()
+    connection.close()
+    assert examine(project)["journal"].fact == "the journal is sound, 1 runs"
+
+
+def test_a_store_that_cannot_be_written_is_found(project: Path) -> None:
+    (project / "blocked").write_text("a file where a folder should be")
+    found = examine(project, MAESTRO_ARTIFACT_STORE="blocked/store")
+    assert found["store"].status == "error"
+
+
+def test_stale_advisories_are_found(project: Path) -> None:
+    folder = project / "advisories"
+    folder.mkdir(exist_ok=True)
+    for path in folder.rglob("*.json"):
+        path.unlink()
+    assert examine(project)["advisories"].status == "warning"
+    record = folder / "A-1.json"
+    record.write_text("{}")
+    assert "no age limit" in examine(project)["advisories"].fact
+    assert examine(project, MAESTRO_ADVISORIES_MAX_AGE_DAYS="30")["advisories"].status == "ok"
+    old = time.time() - 40 * 86400
+    os.utime(record, (old, old))
+    assert examine(project, MAESTRO_ADVISORIES_MAX_AGE_DAYS="30")["advisories"].status == "error"
+
+
+def test_a_misspelled_variable_is_found(project: Path) -> None:
+    finding = examine(project, MAESTRO_TENNANT="x", MAESTRO_SECRET_TOKEN="y")["settings"]
+    assert finding.status == "warning"
+    assert "MAESTRO_TENANT" in finding.remedy
+
+
+def test_little_space_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for free, status in ((50 * 1024**2, "error"), (500 * 1024**2, "warning"), (5 * 1024**3, "ok")):
+        monkeypatch.setattr("shutil.disk_usage", lambda _path, free=free: SimpleNamespace(free=free))
+        assert examine(project)["space"].status == status
+
+
+def test_another_dagster_home_is_found(
+    project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "elsewhere"))
+    assert examine(project)["dagster"].status == "warning"
