@@ -31,21 +31,17 @@ Example:
   maestro run hello -p name=world --budget 5usd
 """
 )
-@flow_argument("--template")
+@flow_argument("-w", "--workflow", "--template")
 @click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the flow.")
 @click.option("--budget", metavar="USD", help="The most that the run may cost, such as 5usd.")
 @click.option("--region", help="Where the request comes from, for the residency pack.")
-@click.option("-w", "--watch", is_flag=True, hidden=True, help="Accepted; the command always waits.")
 @json_option
-def command(
-    flow: str, params: tuple[str, ...], budget: str | None, region: str | None, watch: bool, as_json: bool
-) -> int:
+def command(flow: str, params: tuple[str, ...], budget: str | None, region: str | None, as_json: bool) -> int:
     """Run FLOW (a file, or a flow's name) and wait for its evidence."""
     from maestro_dagster.cli.request import Typed, make_request
     from maestro_dagster.project.root import find_project
     from maestro_dagster.project.runtime import open_runtime
 
-    del watch
     project = find_project()
     request = make_request(project, Typed(flow, params, budget, region))
     runtime = open_runtime(project)

@@ -264,3 +264,23 @@ def test_recipes_by_command(shop: Path) -> None:
     added = json.loads(maestro("recipe", "add", "daily-ai-brief", "--json", cwd=shop).stdout)
     assert added["path"] == "recipes/daily-ai-brief"
     assert maestro("recipe", "add", "daily-ai-brief", cwd=shop).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("plan", "-m", "hello", "--json"), 0),
+        (("plan", "--template", "hello", "--json"), 0),
+        (("template", "lint", "assets/hello.yaml", "--json"), 0),
+        (("run", "-w", "no-such-flow", "--json"), 1),
+        (("run", "--template", "no-such-flow", "--json"), 1),
+        (("status", "-e", "no-such-run", "--json"), 1),
+        (("run", "hello", "-w", "hello", "--json"), 2),
+        (("run", "--json"), 2),
+    ],
+)
+def test_the_older_spellings_are_accepted(shop: Path, arguments: tuple[str, ...], code: int) -> None:
+    done = maestro(*arguments, cwd=shop)
+    assert done.returncode == code, done.stdout + done.stderr
+    if code == 1:
+        assert json.loads(done.stdout)["error"]["code"] in {"flow-missing", "run-unknown"}
