@@ -110,7 +110,9 @@ class Lake:
         table = table_of(frame)
         draft = folder / f".draft-{os.getpid()}"
         try:
-            pq.write_table(table, draft, compression="zstd", data_page_version="2.0", store_schema=True)
+            pq.write_table(
+                table, draft, compression="zstd", data_page_version="2.0", write_page_checksum=True
+            )
             _sync(draft)
             written = frame_of(_read_table(draft, None))
             if sum_frame(written) != (known, unknown) or written.height != frame.height:
@@ -137,15 +139,15 @@ class Lake:
 
     def verify_day(self, day: str) -> DayManifest:
         """Checks bytes, rows and sum of a day. Raises CostError (`lake-damaged`, `day-missing`)."""
-        from maestro_dagster.costs.frame import sum_frame
+        from maestro_dagster.costs.frame import frame_of, sum_frame
 
         manifest = self.manifest(day)
         if manifest is None:
             raise CostError(f"no usage of {day} is in the lake", place=str(self.folder), code="day-missing")
         path = self._day(day) / manifest.file
-        frame = self.read_day(day)
-        if frame is None or hashlib.sha256(path.read_bytes()).hexdigest() != manifest.sha256:
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != manifest.sha256:
             raise _damaged("a day's file is not the one that was published", path)
+        frame = frame_of(_read_table(path, None))
         if (frame.height, *sum_frame(frame)) != (manifest.rows, manifest.sum_nano, manifest.unknown):
             raise _damaged("a day's file does not hold what its manifest says", path)
         return manifest
@@ -217,11 +219,14 @@ def _read_table(path: Path, run_id: str | None) -> pa.Table:
 
     try:
         if run_id is None:
-            return pq.ParquetFile(path).read()
-        return pq.read_table(path, filters=[("run_id", "=", run_id)], partitioning=None)
+            return pq.ParquetFile(path, page_checksum_verification=True).read()
+        # `partitioning=None`: the day in the folder's name is no column of ours.
+        return pq.read_table(
+            path, filters=[("run_id", "=", run_id)], partitioning=None, page_checksum_verification=True
+        )
     except FileNotFoundError as error:
         raise _damaged("a day's file is missing", path) from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # damage shows in many ways
         raise _damaged(f"a day's file cannot be read: {str(error)[:100]}", path) from error
 
 

@@ -43,11 +43,13 @@ class SpoolWriter:
             raise write_error(error, path) from error
 
     def append(self, events: Sequence[UsageEvent], *, durable: bool = True) -> None:
-        """Writes all events or none. Raises CostError (`disk-full`, `spool-write`)."""
+        """Writes all events or none. Raises CostError (`disk-full`, `spool-write`, `spool-closed`)."""
         if not events:
             return
         data = b"".join(encode_event(event) for event in events)
         with self._lock:
+            if self._file < 0:
+                raise CostError("the spool file was closed", place=str(self.path), code="spool-closed")
             self._write(b"\n" + data if self._torn else data, durable=durable)
 
     def _write(self, data: bytes, *, durable: bool) -> None:
