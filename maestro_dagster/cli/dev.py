@@ -27,7 +27,9 @@ Example:
   maestro dev --port 3000
 """
 )
-@click.option("--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Of the Dagster UI.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Of the Dagster UI."
+)
 @click.option("--no-ui", is_flag=True, help="Do not start the Dagster UI.")
 @click.option("--no-daemon", is_flag=True, help="Do not start Dagster's daemon (schedules, sensors).")
 def command(port: int, no_ui: bool, no_daemon: bool) -> None:
@@ -107,8 +109,13 @@ def _make_loop(project: Project, guard: LoopGuard, companions: Companions) -> Lo
         cancel=engine.cancel,
         repositories=tuple(project.repositories.values()),
         say=_say,
-        watch=lambda: [_say(f"{name} has ended; see logs/dagster.log") for name in companions.ended()],
+        watch=lambda: _tell_ended(companions),
     )
+
+
+def _tell_ended(companions: Companions) -> None:
+    for name in companions.ended():
+        _say(f"{name} has ended; see logs/dagster.log")
 
 
 def _make_intake(project: Project) -> Intake:

@@ -90,6 +90,8 @@ def _show(form: dict[str, Any]) -> None:
         click.echo(f"{'allowed' if verdict['allow'] else 'DENIED'} by {verdict['pack']}")
         for violation in verdict["violations"]:
             place = f" ({violation['step']})" if violation["step"] else ""
-            click.echo(f"  {violation['rule']}{place}: {violation['message']}\n    remedy: {violation['remedy']}")
+            click.echo(
+                f"  {violation['rule']}{place}: {violation['message']}\n    remedy: {violation['remedy']}"
+            )
         for warning in verdict["warnings"]:
             click.echo(f"  warning: {warning}")

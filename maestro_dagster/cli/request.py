@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.errors import UsageError
@@ -103,5 +102,3 @@ def _typed(name: str, param: Param, text: str) -> Any:
             f"{text[:80]!r} is no {param.type}, which the parameter {name!r} is", remedy="write it as JSON"
         )
     return value
-
-

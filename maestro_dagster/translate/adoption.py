@@ -62,7 +62,5 @@ def _selected_steps(context: dg.AssetExecutionContext, plan: FlowPlan) -> tuple[
     chosen = context.run.asset_selection
     if not chosen:
         return None
-    steps = [
-        task.id for task in plan.flow.tasks if task.id not in plan.keys or plan.keys[task.id] in chosen
-    ]
+    steps = [task.id for task in plan.flow.tasks if task.id not in plan.keys or plan.keys[task.id] in chosen]
     return None if len(steps) == len(plan.flow.tasks) else tuple(steps)

@@ -51,7 +51,11 @@ def gate_checked(outcome: StepOutcome, key: dg.AssetKey) -> Checked | None:
     if error.get("remedy"):
         metadata["remedy"] = error["remedy"]
     return Checked(
-        key, GATE, passed, "nothing at or above the limit" if passed else error.get("fact", "failed"), metadata
+        key,
+        GATE,
+        passed,
+        "nothing at or above the limit" if passed else error.get("fact", "failed"),
+        metadata,
     )
 
 
@@ -62,7 +66,9 @@ def policy_checked(view: RunView, key: dg.AssetKey) -> Checked:
     violations = [each for verdict in verdicts for each in verdict.get("violations", ())]
     allowed = bool(decision.get("allow"))
     packs = ", ".join(str(verdict.get("pack")) for verdict in verdicts) or "no pack"
-    text = f"allowed by {packs}" if allowed else "; ".join(_violation(each) for each in violations) or "denied"
+    text = (
+        f"allowed by {packs}" if allowed else "; ".join(_violation(each) for each in violations) or "denied"
+    )
     return Checked(key, POLICY, allowed, text, {"verdicts": dg.MetadataValue.json(list(verdicts))})
 
 

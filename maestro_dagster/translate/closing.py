@@ -16,7 +16,7 @@ from maestro_dagster.translate.check import evidence_checked, policy_checked
 from maestro_dagster.translate.event import RUN_TAG, Checked, Made, cost_metadata
 from maestro_dagster.translate.plan import FlowPlan
 from maestro_dagster.translate.runtime import Runtime
-from maestro_dagster.translate.timeline import format_seconds, timeline_markdown
+from maestro_dagster.translate.timeline import MOST_ROWS, format_seconds, timeline_markdown
 from maestro_dagster.translate.translator import FlowTranslatorSettings
 
 CLOSED = frozenset({"succeeded", "failed", "denied", "cancelled"})
@@ -35,7 +35,9 @@ def close_run(
     bundle = runtime.engine.close(run_id)
     view = runtime.engine.view(run_id)
     data = bundle.read_bytes()
-    yield Made(plan.evidence_key, digest_bytes(data), _evidence_metadata(view, bundle, data, settings), run_id)
+    yield Made(
+        plan.evidence_key, digest_bytes(data), _evidence_metadata(view, bundle, data, settings), run_id
+    )
     if plan.sbom is not None:
         sbom = read_sbom(bundle)
         yield Made(plan.keys[plan.sbom], digest_bytes(sbom), _sbom_metadata(view, bundle, sbom), run_id)
@@ -74,12 +76,15 @@ def _evidence_metadata(
 
 def _table(view: RunView) -> str:
     """The steps as a Markdown table; a long run shows what did not succeed and how many did."""
-    shown = [step for step in view.steps if len(view.steps) <= 60 or step.status not in {"done", "reused"}][:60]  # noqa: PLR2004
+    steps = list(view.steps)
+    if len(steps) > MOST_ROWS:
+        steps = [step for step in steps if step.status not in {"done", "reused"}][:MOST_ROWS]
+    steps.sort(key=lambda step: (step.started_at is None, step.started_at or 0.0))
     rows = "".join(
         f"| {step.step} | {step.status} | {step.attempts} | {format_seconds(step.duration_ms / 1000)} |\n"
-        for step in shown
+        for step in steps
     )
-    left_out = len(view.steps) - len(shown)
+    left_out = len(view.steps) - len(steps)
     more = f"\n{left_out} more steps are not shown.\n" if left_out else ""
     return f"| step | status | attempts | time |\n|---|---|---|---|\n{rows}{more}"
 

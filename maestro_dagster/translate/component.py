@@ -1,8 +1,8 @@
 """A flow in a `dg` project, declared in a defs.yaml.
 
-    type: maestro_dagster.FlowComponent
-    attributes:
-      path: hello.yaml
+type: maestro_dagster.FlowComponent
+attributes:
+path: hello.yaml
 """
 
 from __future__ import annotations

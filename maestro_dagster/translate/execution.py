@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -117,7 +117,9 @@ def _closing_events(
         report_events(context.instance, events, partition_of(context))
 
 
-def report_events(instance: dg.DagsterInstance, events: list[Made | Checked], partition: str | None) -> None:
+def report_events(
+    instance: dg.DagsterInstance, events: Sequence[Made | Checked], partition: str | None
+) -> None:
     """Records events without a Dagster run."""
     for event in events:
         if isinstance(event, Made):
@@ -155,7 +157,7 @@ def _log_lines(
     if lines:
         text = "\n".join(lines)
         shown = text if len(text) <= LOG_LIMIT else f"{text[:LOG_LIMIT]}\n… see `maestro logs {run_id}`"
-        context.log.info(f"{outcome.step}:\n{shown}")
+        context.log.info("%s:\n%s", outcome.step, shown)
 
 
 def denial(run_id: str, violations: list[dict[str, str]]) -> DeniedError:

@@ -1,8 +1,8 @@
 """A flow as Dagster assets and a job: the Python face of the translation.
 
-    from maestro_dagster import build_flow_assets
+from maestro_dagster import build_flow_assets
 
-    defs = dg.Definitions(assets=build_flow_assets("assets/hello.yaml"))
+defs = dg.Definitions(assets=build_flow_assets("assets/hello.yaml"))
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def build_flow_assets(
             directory.
 
     Raises ManifestError when the manifest cannot be read.
+
     """
     translator = translator or FlowTranslator()
     plan = plan_flow(read_if_path(flow), translator)

@@ -93,7 +93,9 @@ class ArtifactIOManager(dg.IOManager):
             for view in runtime.engine.list_runs(limit=50, status=None):
                 if view.run_id == candidate and view.flow == flow:
                     return view
-        ref = str((context.definition_metadata or {}).get(REF_METADATA, f"refs/heads/{runtime.default_branch}"))
+        ref = str(
+            (context.definition_metadata or {}).get(REF_METADATA, f"refs/heads/{runtime.default_branch}")
+        )
         found = newest_on_ref(runtime, flow, ref)
         if found is None:
             raise StoreError(

@@ -59,4 +59,6 @@ def _renew(engine: Engine, run_id: str, owner: str, stop: threading.Event) -> No
             engine.renew(run_id, owner)
             last = time.monotonic()
         except MaestroError as error:
-            _LOG.warning("the lease of %s was not renewed for %.0f s: %s", run_id, time.monotonic() - last, error)
+            _LOG.warning(
+                "the lease of %s was not renewed for %.0f s: %s", run_id, time.monotonic() - last, error
+            )

@@ -47,7 +47,7 @@ def read_pointer(home: Path, key: str, partition: str | None) -> Artifact:
     raise StoreError(
         f"the Python asset {key} was never materialised into the artifact store",
         place=f"asset {key}",
-        remedy="give it `io_manager_key=\"maestro_io\"` and materialise it once",
+        remedy='give it `io_manager_key="maestro_io"` and materialise it once',
         code="asset-missing",
     )
 

@@ -151,7 +151,7 @@ class LakeResource(_ProjectResource):
 
 
 class ArtifactIOManagerResource(dg.ConfigurableIOManagerFactory[Any]):
-    """The IO manager on the artifact store. Give it the name `maestro_io` and use that as `io_manager_key`."""
+    """The IO manager on the artifact store: name it `maestro_io`, and use that as `io_manager_key`."""
 
     project: str | None = None
 

@@ -104,6 +104,7 @@ def _nearest_join(
     found: dict[str, int] = {}
     for step in reversed(order):
         found[step] = max(
-            (place[each] if tasks[each].join == "any" else found[each] for each in followers[step]), default=-1
+            (place[each] if tasks[each].join == "any" else found[each] for each in followers[step]),
+            default=-1,
         )
     return found

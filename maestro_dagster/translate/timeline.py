@@ -85,8 +85,8 @@ def _row(number: int, step: StepOutcome, first: float, span: float) -> str:
     x = _LABEL + max(begun - first, 0.0) * scale
     width = max(step.duration_ms / 1000 * scale, 2.0)
     name = step.step if len(step.step) <= 30 else step.step[:29] + "…"  # noqa: PLR2004 - what fits
-    note = step.status if step.status in {"skipped", "failed", "cancelled", "reused"} else ""
-    note = " ".join(filter(None, [format_seconds(step.duration_ms / 1000), note]))
+    remark = step.status if step.status in {"skipped", "failed", "cancelled", "reused"} else ""
+    note = f"{format_seconds(step.duration_ms / 1000)} {remark}".strip()
     return (
         f'<text x="{_LABEL - 10}" y="{y + 15}" text-anchor="end" fill="#2d3748">{escape(name)}</text>'
         f'<rect x="{x:.1f}" y="{y + 4}" width="{width:.1f}" height="14" rx="2" '

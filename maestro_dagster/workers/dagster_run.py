@@ -31,12 +31,15 @@ _REPOSITORY_NAME = "__repository__"  # Dagster's name for what `Definitions` bec
 PARTITION_TAG = "dagster/partition"
 
 
-@dg.logger(description="Says nothing: the event log has it all, and writing each event twice costs time.")
-def _quiet(context: dg.InitLoggerContext) -> logging.Logger:
+def _make_quiet_logger(context: dg.InitLoggerContext) -> logging.Logger:
+    """Says nothing: the event log has it all, and writing each event twice costs time."""
     del context
     logger = logging.Logger("maestro.quiet", logging.CRITICAL + 1)  # noqa: LOG001 - not in the tree
     logger.addHandler(logging.NullHandler())
     return logger
+
+
+_QUIET = dg.LoggerDefinition(_make_quiet_logger)
 
 
 def build_job(plan: FlowPlan, translator: FlowTranslator, runtime: Runtime) -> dg.JobDefinition:
@@ -46,7 +49,7 @@ def build_job(plan: FlowPlan, translator: FlowTranslator, runtime: Runtime) -> d
         assets=assets,
         jobs=[build_flow_job(plan.flow, translator)],
         executor=dg.in_process_executor,
-        loggers={"console": _quiet},
+        loggers={"console": _QUIET},
     )
     return definitions.resolve_job_def(plan.job_name)
 
@@ -71,10 +74,12 @@ def execute_in_dagster(
     part = job if selection is None else job.get_subset(asset_selection=selection)
     run = instance.create_run_for_job(
         job_def=part,
+        run_config={"loggers": {"console": {}}},  # else Dagster takes its own loggers, which print
         tags=run_tags(view, partition),
         asset_selection=selection,
         remote_job_origin=RemoteJobOrigin(
-            RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION_NAME), _REPOSITORY_NAME), plan.job_name
+            RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(LOCATION_NAME), _REPOSITORY_NAME),
+            plan.job_name,
         ),
     )
     runtime.engine.add_dagster_run(view.run_id, run.run_id)
@@ -140,9 +145,7 @@ def fail_dead_runs(instance: dg.DagsterInstance, run_id: str, why: str) -> int:
     return len(dead)
 
 
-def still_wanted(
-    plan: FlowPlan, view: RunView, recorded: Iterable[dg.AssetKey]
-) -> frozenset[dg.AssetKey]:
+def still_wanted(plan: FlowPlan, view: RunView, recorded: Iterable[dg.AssetKey]) -> frozenset[dg.AssetKey]:
     """Assets that a resume must select: of steps that have not ended, and of artifacts not yet recorded."""
     statuses: Mapping[str, str] = {step.step: step.status for step in view.steps}
     have = {step.step for step in view.steps if step.artifact is not None}

@@ -9,8 +9,11 @@ from typing import Protocol
 
 from maestro_dagster.workers.zygote import ChildEvent, Job
 
-MAX_RESUMES = 5  # processes that may die on one run before it is closed as failed
+MAX_DEATHS = 6  # processes that may die on one run before it is closed as failed
 ORPHAN_SECONDS = 2.0  # between looks at runs whose process died
+BACKOFF_SECONDS = 0.25  # doubled with each death of a run's process
+BLOCKED_SECONDS = 30.0  # until a run that waits for the operator is tried again
+EXIT_BLOCKED = 2  # of a child that met KeyMissingError
 FOREIGN_SECONDS = 30.0  # how long a run that was requested elsewhere waits for its own process
 
 
@@ -55,6 +58,7 @@ class Dispatcher:
     clock: Callable[[], float] = time.time
     active: dict[tuple[str, str], int] = field(default_factory=dict)  # (kind, id) -> pid, 0 while it starts
     deaths: dict[str, int] = field(default_factory=dict)
+    _not_before: dict[str, float] = field(default_factory=dict)
     _looked: float = 0.0
 
     @property
@@ -72,7 +76,7 @@ class Dispatcher:
             foreign = request.cause not in self.own
             if foreign and self.clock() - request.requested_at < FOREIGN_SECONDS:
                 continue
-            self._start(Job("maestro", request.run_id))
+            self._go_on(request.run_id)
 
     def launch(self, dagster_run_id: str) -> None:
         """A run that somebody asked for in the UI; it waits for nobody."""
@@ -88,11 +92,22 @@ class Dispatcher:
         elif event.event == "ended":
             self.active.pop(key, None)
             self._looked = 0.0  # whatever it left open is looked at now
-            if event.job.kind == "maestro" and self.board.is_open(event.job.id):
-                self.deaths[event.job.id] = self.deaths.get(event.job.id, 0) + 1
-                self.say(f"the process of {event.job.id} ended with {event.code} before its run did")
-            else:
-                self.deaths.pop(event.job.id, None)
+            if event.job.kind != "dagster":
+                self._note_end(event.job.id, event.code)
+
+    def _note_end(self, run_id: str, code: int) -> None:
+        if not self.board.is_open(run_id):
+            self.deaths.pop(run_id, None)
+            self._not_before.pop(run_id, None)
+            return
+        if code == EXIT_BLOCKED:  # the operator has to act, and the run waits for that
+            self._not_before[run_id] = self.clock() + BLOCKED_SECONDS
+            self.say(f"{run_id} cannot begin; see logs/workers.log")
+            return
+        died = self.deaths[run_id] = self.deaths.get(run_id, 0) + 1
+        # The first death is taken up at once: a machine that was switched off kills every run once.
+        self._not_before[run_id] = self.clock() + (0.0 if died == 1 else BACKOFF_SECONDS * 2**died)
+        self.say(f"the process of {run_id} ended with {code} before its run did")
 
     def forget_children(self) -> None:
         """The fork server died: who still runs is known by the leases alone."""
@@ -106,13 +121,18 @@ class Dispatcher:
         for run_id in self.board.orphaned():
             if self.running >= self.limit:
                 return
-            died = self.deaths.get(run_id, 0)
-            if died >= MAX_RESUMES:
-                self.say(f"{run_id} is closed: its process died {died} times")
-                self._start(Job("close", run_id))
-            else:
-                self.say(f"{run_id} is resumed")
-                self._start(Job("maestro", run_id))
+            self._go_on(run_id)
+
+    def _go_on(self, run_id: str) -> None:
+        """Gives the run a process, unless its last ones died and it has to wait, or to be given up."""
+        if self.clock() < self._not_before.get(run_id, 0.0):
+            return
+        died = self.deaths.get(run_id, 0)
+        if died >= MAX_DEATHS:
+            self.say(f"{run_id} is closed: its process died {died} times")
+            self._start(Job("close", run_id))
+        else:
+            self._start(Job("maestro", run_id))
 
     def _start(self, job: Job) -> None:
         key = (job.kind, job.id)

@@ -55,9 +55,7 @@ def execute_in_foreground(
     return found[0]
 
 
-def _tell_new(
-    runtime: Runtime, run_id: str, told: set[str], tell: Callable[[StepOutcome], None]
-) -> None:
+def _tell_new(runtime: Runtime, run_id: str, told: set[str], tell: Callable[[StepOutcome], None]) -> None:
     for step in runtime.engine.view(run_id).steps:
         if step.status in _ENDED and step.step not in told:
             told.add(step.step)

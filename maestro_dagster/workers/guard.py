@@ -8,6 +8,7 @@ import os
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from maestro_dagster.errors import ProjectError
 
@@ -29,7 +30,7 @@ class LoopGuard:
         self.folder = home / RUN_FOLDER
         self._lock: int | None = None
 
-    def __enter__(self) -> LoopGuard:
+    def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(self.folder / "loop.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

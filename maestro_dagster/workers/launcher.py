@@ -27,7 +27,7 @@ class MaestroRunLauncher(RunLauncher, ConfigurableClass):
     def __init__(self, home: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._home = Path(home)
         self._inst_data = inst_data
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:

@@ -175,9 +175,7 @@ class Loop:
 def _wakeups(stop: Callable[[], None]) -> Iterator[int]:
     """Signals wake the selector: without this one could wait for the next turn."""
     wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before = {
-        number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    before = {number: signal.signal(number, lambda *_: stop()) for number in (signal.SIGTERM, signal.SIGINT)}
     old = signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     try:
         yield wake
