@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from maestro_dagster.artifacts.digest import digest_content, parse_digest
-from maestro_dagster.artifacts.interface import Artifact, TreeEntry
 from maestro_dagster.artifacts.failure import corrupt, missing, unreadable
+from maestro_dagster.artifacts.interface import Artifact, TreeEntry
 from maestro_dagster.artifacts.tree import export_tree, parse_tree, put_tree, write_verified
 from maestro_dagster.errors import StoreError
 

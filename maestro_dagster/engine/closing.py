@@ -263,7 +263,7 @@ def _context(services: Services, run: RunRow) -> dict[str, Any]:
         "reused_from": run.reuse_from,
         "selection": None if run.selection is None else list(run.selection),
         "dagster_runs": list(run.dagster_runs),
-        "pins": dict(services.pins),
+        "pins": (run.decision or {}).get("pins", {}),
         "cancelled_because": run.cancel,
     }
     return {name: value for name, value in context.items() if value not in (None, "", {}, [])}

@@ -72,7 +72,9 @@ class Engine:
             if self.services.signer is None:
                 raise no_key(run_id)
             decision = assess(self.services, self._request_of(run)).decision
-            self.services.journal.decide(run_id, decision.to_json())
+            # The operator's files as they are now: what they are at the end may differ.
+            pinned = {**decision.to_json(), "pins": dict(self.services.pins)}
+            self.services.journal.decide(run_id, pinned)
             run = self.services.journal.run(run_id)
         stored = decision_from_json(run.decision or {})
         if not stored.allow:

@@ -21,7 +21,7 @@ from maestro_dagster.engine.interface import RunRequest
 from maestro_dagster.engine.lease import is_live
 from maestro_dagster.engine.process import mark_process
 from maestro_dagster.engine.row import RunRow, StepRow
-from maestro_dagster.engine.schema import open_connection, plain_errors
+from maestro_dagster.engine.schema import corrupt, open_connection, plain_errors
 from maestro_dagster.engine.writer import Delivery, GroupWriter
 from maestro_dagster.errors import JournalError
 from maestro_dagster.manifest.canonical import digest_bytes
@@ -187,7 +187,10 @@ class Journal:
 
     def _read(self, ask: Callable[[sqlite3.Connection], T]) -> T:
         with plain_errors(self.path):
-            return ask(self._reader())
+            try:
+                return ask(self._reader())
+            except (ValueError, TypeError, KeyError) as error:
+                raise corrupt(self.path) from error  # SQLite kept the row, but not what was written
 
     def _reader(self) -> sqlite3.Connection:
         if getattr(self._local, "connection", None) is None or self._local.pid != os.getpid():

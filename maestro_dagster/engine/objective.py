@@ -48,7 +48,7 @@ def measure_objectives(run: RunRow, rows: Sequence[StepRow]) -> dict[str, Any]:
 
 
 def received_at(run: RunRow) -> float:
-    """When the event came in that caused the run, else when the run was requested; seconds since the epoch."""
+    """When the event came in that caused the run, else when it was requested; seconds since the epoch."""
     text = str(run.git.get("received_at", ""))
     try:
         return float(text)

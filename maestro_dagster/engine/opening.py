@@ -80,7 +80,7 @@ def _settle_unselected(
     source: Source | None,
     owner: str,
 ) -> list[StepRow]:
-    """Steps that were not selected end first: taken over from the named run where they are needed, or skipped."""
+    """What was not selected ends first: taken over from the named run where it is needed, or skipped."""
     selected = set(run.selection or ())
     needed = frozenset[str]().union(*(ancestors(flow, step) for step in selected))
     known = {row.step for row in rows if row.iteration < 0}

@@ -210,7 +210,7 @@ def corrupt(path: Path) -> JournalError:
 
 def _translate(error: sqlite3.Error, path: Path) -> JournalError:
     name = getattr(error, "sqlite_errorname", "") or ""
-    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "decode to UTF-8" in str(error):
         return corrupt(path)
     if name.startswith("SQLITE_FULL"):
         return JournalError(

@@ -93,12 +93,13 @@ def begin_attempt(
     what another live process does is left to it.
     """
     found = connection.execute(
-        "SELECT status, owner, attempts, started_at FROM step WHERE run_id = ? AND step = ? AND iteration = ?",
+        "SELECT status, owner, attempts FROM step WHERE run_id = ? AND step = ? AND iteration = ?",
         (run_id, row.step, row.iteration),
     ).fetchone()
     place = f"run {run_id}, step {row.step}"
     if found is not None and found[0] in ENDED:
-        raise JournalError(f"the step ended as {found[0]} before", place=place, code="step-acknowledged")
+        fact = f"the step ended as {found[0]} before"
+        raise JournalError(fact, place=place, code="step-acknowledged")
     if found is not None and found[1] not in {None, owner} and owner_lives(connection, run_id, found[1]):
         raise JournalError(
             "another process runs this step",
@@ -127,7 +128,8 @@ def begin_attempt(
     else:
         connection.execute(
             "UPDATE step SET status = 'running', attempts = ?, owner = ?, input_digest = ?,"
-            " config_digest = ?, started_at = coalesce(started_at, ?) WHERE run_id = ? AND step = ? AND iteration = ?",
+            " config_digest = ?, started_at = coalesce(started_at, ?)"
+            " WHERE run_id = ? AND step = ? AND iteration = ?",
             (
                 attempt,
                 owner,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -72,6 +74,16 @@ class Make(StepKind[MakeConfig]):
         bear_witness(config.witness, f"begin {context.step} {context.iteration}")
         if config.scratch:
             (context.scratch / "note").write_text(context.step)
+        self._use(context, config)
+        if config.seconds:
+            await asyncio.sleep(config.seconds)
+        self._fail(context, config)
+        if config.json_ is not None:
+            return StepResult(data=json.dumps(config.json_).encode(), media_type="application/json")
+        parts = [str(config.text), *(f"{name}={inputs[name].digest[7:15]}" for name in sorted(inputs))]
+        return StepResult(data=" ".join(parts).encode(), media_type=config.media, preview=str(config.text))
+
+    def _use(self, context: StepContext, config: MakeConfig) -> None:
         if config.secret:
             value = context.secret(config.secret)
             context.log(f"the secret is {value}")
@@ -81,20 +93,14 @@ class Make(StepKind[MakeConfig]):
             burn(config.burn)
         if config.bytes_in:
             context.meter.add_network(config.bytes_in, 10)
-        if config.seconds:
-            await asyncio.sleep(config.seconds)
+
+    def _fail(self, context: StepContext, config: MakeConfig) -> None:
         if config.crash:
             raise ValueError("a bug")
         if config.fail:
             raise StepError(config.fail, remedy="do better", code="made-to-fail")
         if context.attempt <= config.fail_first:
             raise StepError.transient(f"attempt {context.attempt} fails", code="flaky")
-        if config.json_ is not None:
-            import json
-
-            return StepResult(data=json.dumps(config.json_).encode(), media_type="application/json")
-        parts = [str(config.text), *(f"{name}={inputs[name].digest[7:15]}" for name in sorted(inputs))]
-        return StepResult(data=" ".join(parts).encode(), media_type=config.media, preview=str(config.text))
 
 
 class Call(StepKind[MakeConfig]):
@@ -167,8 +173,6 @@ def bear_witness(path: str, line: str) -> None:
 
 
 def burn(seconds: float) -> None:
-    import time
-
     end = time.thread_time() + seconds
     while time.thread_time() < end:
         sum(range(1000))

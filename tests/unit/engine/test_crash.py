@@ -11,12 +11,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+from maestro_dagster.engine import writing
 from maestro_dagster.engine.engine import Engine
 from maestro_dagster.errors import JournalError
 from maestro_dagster.evidence.verify import verify_bundle
@@ -76,6 +78,10 @@ def make_release(support: ModuleType, witness: Path) -> Any:
 
 def read_witness(path: Path) -> Counter[str]:
     return Counter(path.read_text().splitlines()) if path.exists() else Counter()
+
+
+def has_lines(path: Path, count: int) -> bool:
+    return read_witness(path).total() == count
 
 
 def acknowledged(engine: Engine) -> set[str]:
@@ -164,6 +170,46 @@ def test_a_step_of_a_living_process_is_left_to_it(
     assert (view.status, view.steps[0].error["code"]) == ("failed", "attempt-lost")
 
 
+def test_a_loop_goes_on_with_the_items_that_are_missing(
+    open_engine: Callable[..., Engine], support: ModuleType, tmp_path: Path
+) -> None:
+    witness = tmp_path / "witness"
+    inner = {"witness": str(witness), "seconds": "${{ item }}"}
+    flow = support.make_flow(
+        {
+            "id": "each",
+            "uses": "pkg:control/map@1.0.0",
+            "with": {"items": [0, 0, 0.5, 0], "uses": support.MAKE, "with": inner, "concurrency": 1},
+        }
+    )
+    engine = open_engine()
+    engine.request(support.make_request("r1", flow))
+    process = start(tmp_path)
+    wait_for(lambda: read_witness(witness)["begin each 2"] == 1)
+    kill(process)
+    outcomes = list(engine.stream_segment("r1", ["each"]))
+    assert [(each.status, each.attempts) for each in outcomes] == [("done", 2)]
+    assert read_witness(witness) == {f"begin each {number}": 1 + (number == 2) for number in range(4)}
+    signer = engine.services.signer
+    assert signer
+    assert verify_bundle(engine.close("r1"), [signer.public_pem]).ok
+
+
+def test_the_journal_itself_refuses_to_begin_what_is_done(
+    engine: Engine, perform: Callable[..., Any], support: ModuleType
+) -> None:
+    perform(support.make_flow({"id": "one"}))
+    (row,) = engine.services.journal.steps("r1")
+    for work in (
+        lambda c: writing.begin_attempt(c, "r1", row, "me", 0.0),
+        lambda c: writing.acknowledge(c, "r1", row, "me"),
+    ):
+        with pytest.raises(JournalError) as caught:
+            engine.services.journal.submit(work).result()
+        assert caught.value.error_code in {"step-acknowledged", "step-elsewhere"}
+    assert engine.services.journal.steps("r1") == [row]
+
+
 def test_a_cancellation_from_another_process_ends_the_run(
     open_engine: Callable[..., Engine], support: ModuleType, tmp_path: Path
 ) -> None:
@@ -174,7 +220,7 @@ def test_a_cancellation_from_another_process_ends_the_run(
     engine = open_engine()
     engine.request(support.make_request("r1", flow))
     process = start(tmp_path)
-    wait_for(witness.exists)
+    wait_for(witness.exists)  # the step runs
     began = time.monotonic()
     assert engine.cancel("r1", "enough")
     process.communicate(timeout=20)
@@ -195,7 +241,7 @@ def test_a_step_that_kills_its_process_every_time_fails_at_last(
     engine.request(support.make_request("r1", flow))
     for life in (1, 2):
         process = start(tmp_path)
-        wait_for(lambda life=life: read_witness(tmp_path / "witness").total() == life)
+        wait_for(partial(has_lines, tmp_path / "witness", life))
         kill(process)
     outcome = next(engine.stream_segment("r1", ["slow"]))
     assert outcome.error

@@ -8,12 +8,17 @@ from pathlib import Path
 import support
 
 
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
     engine = support.make_engine(Path(sys.argv[1]))
     run_id = sys.argv[2]
-    print("up", flush=True)
+    say("up")
     for outcome in engine.stream_segment(run_id, support.all_steps(engine.flow(run_id))):
-        print(outcome.step, outcome.status, outcome.fresh, flush=True)
+        say(f"{outcome.step} {outcome.status} {outcome.fresh}")
     engine.close(run_id)
 
 
