@@ -105,7 +105,7 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
 @pytest.fixture(scope="session")
 def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fetched wheels: once for all tests of a session."""
-    return tmp_path_factory.mktemp("cache")
+    return tmp_path_factory.mktemp("state") / "cache"
 
 
 @pytest.fixture(scope="session")

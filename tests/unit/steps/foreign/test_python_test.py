@@ -86,7 +86,7 @@ async def test_tests_see_only_pinned_packages_and_no_secrets(bench, monkeypatch)
 
 
 async def test_many_at_once_fetch_the_tools_once(bench, tmp_path):
-    bench.cache = tmp_path / "fresh-cache"
+    bench.cache = tmp_path / "fresh" / "cache"
     tree = bench.tree(GOOD)
     await asyncio.gather(*(bench.run(PythonTest, {}, {"checkout": tree}) for _ in range(3)))
     assert sum(line.startswith("fetching") for line in bench.lines) == 1

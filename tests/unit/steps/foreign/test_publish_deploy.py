@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import io
+import json
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from maestro_dagster.errors import StepError
+from maestro_dagster.steps import publish_directory
+from maestro_dagster.steps.deploy_directory import DeployDirectory
+from maestro_dagster.steps.publish_directory import PublishDirectory
+
+SIGNED = {"require_signatures": False}
+
+
+def wheel(version: str, code: str = "", requires: str = "", name: str = "shop") -> tuple[str, bytes]:
+    """A wheel that pip installs, with a module and a script."""
+    info = f"{name}-{version}.dist-info"
+    head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nRequires-Python: >=3.9\n"
+    files = {
+        f"{name}.py": f"VERSION = '{version}'\n{code}\ndef main():\n    print('{name}', VERSION)\n",
+        f"{info}/METADATA": head + (f"Requires-Dist: {requires}\n" if requires else ""),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {name}:main\n",
+    }
+    record = "".join(
+        f"{path},sha256={base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b'=').decode()},"
+        f"{len(text)}\n"
+        for path, text in files.items()
+    )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path, text in (files | {f"{info}/RECORD": record + f"{info}/RECORD,,\n"}).items():
+            archive.writestr(zipfile.ZipInfo(path, (2024, 1, 1, 0, 0, 0)), text)
+    return f"{name}-{version}-py3-none-any.whl", buffer.getvalue()
+
+
+async def publish(bench, version="1.0", code="", requires="", name="shop", **config):
+    file, data = wheel(version, code, requires, name)
+    inputs = {"build": bench.tree({file: data, f"{name}-{version}.tar.gz": b"sdist " + version.encode()})}
+    return await bench.run(PublishDirectory, SIGNED | config, inputs)
+
+
+async def test_a_release_can_be_installed_from_the_index(bench):
+    await publish(bench, "1.0")
+    await publish(bench, "1.10")
+    result = await publish(bench, "1.9")
+    root = bench.root / "published"
+    page = json.loads((root / "simple" / "shop" / "index.json").read_text())
+    assert page["versions"] == ["1.0", "1.9", "1.10"]
+    file = next(item for item in page["files"] if item["filename"].endswith("1.9-py3-none-any.whl"))
+    path = (root / "simple" / "shop" / file["url"]).resolve()
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == file["hashes"]["sha256"]
+    assert file["requires-python"] == ">=3.9"
+    assert result.facts["fresh"]
+    download = [sys.executable, "-m", "pip", "download", "--no-deps", "-q", "-d", str(bench.root / "got"), "shop==1.9"]
+    environment = {"PATH": "/usr/bin:/bin", "PIP_CONFIG_FILE": "/dev/null", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    subprocess.run([*download, "--index-url", (root / "simple").as_uri()], check=True, env=environment)
+    assert (bench.root / "got" / file["filename"]).is_file()
+
+
+async def test_the_same_bytes_again_change_nothing_and_others_are_refused(bench):
+    await publish(bench)
+    before = {path: path.read_bytes() for path in (bench.root / "published").rglob("*") if path.is_file()}
+    assert not (await publish(bench)).facts["fresh"]
+    with pytest.raises(StepError) as raised:
+        await publish(bench, code="x = 1")
+    assert raised.value.error_code == "publish-conflict"
+    assert before == {path: path.read_bytes() for path in (bench.root / "published").rglob("*") if path.is_file()}
+
+
+async def test_ten_at_once_lose_nothing(bench):
+    versions = [f"1.{number}" for number in range(10)]
+    await asyncio.gather(*(publish(bench, version) for version in versions))
+    page = json.loads((bench.root / "published" / "simple" / "shop" / "index.json").read_text())
+    assert page["versions"] == versions
+
+
+async def test_a_run_that_died_before_the_index_is_completed(bench, monkeypatch):
+    def die(root):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish_directory, "write_index", die)
+    with pytest.raises(KeyboardInterrupt):
+        await publish(bench)
+    monkeypatch.undo()
+    assert not (bench.root / "published" / "simple" / "index.json").exists()
+    assert not (await publish(bench)).facts["fresh"]
+    assert (bench.root / "published" / "simple" / "shop" / "index.html").exists()
+
+
+async def test_a_run_that_died_in_the_middle_leaves_no_release(bench, monkeypatch):
+    def die(folder, release):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish_directory, "write_release", die)
+    with pytest.raises(KeyboardInterrupt):
+        await publish(bench)
+    monkeypatch.undo()
+    assert list((bench.root / "published" / "files" / "shop").iterdir()) == []
+    assert (await publish(bench)).facts["fresh"]
+
+
+async def test_unsigned_files_are_refused(bench):
+    with pytest.raises(StepError) as raised:
+        await publish(bench, require_signatures=True)
+    assert raised.value.error_code == "publish-unsigned"
+
+
+@pytest.mark.parametrize(
+    ("directory", "code"),
+    [("../out", "file-path"), ("/tmp/x", "file-path"), (".maestro/x", "file-guarded"), ("assets", "file-guarded"),
+     ("link/x", "file-link")],
+)  # fmt: skip
+async def test_folders_that_are_not_for_this(bench, tmp_path, directory, code):
+    (bench.root / "link").symlink_to(tmp_path)
+    with pytest.raises(StepError) as raised:
+        await publish(bench, directory=directory)
+    assert raised.value.error_code == code
+
+
+# --- deploy
+
+
+async def deploy(bench, published, **config):
+    return await bench.run(DeployDirectory, config, {"publish": published.artifact})
+
+
+def current(bench) -> str:
+    script = bench.root / "deployed" / "current" / "bin" / "shop"
+    return subprocess.run([script], check=True, capture_output=True, text=True).stdout.strip()
+
+
+async def test_deploy_switch_and_roll_back(bench):
+    check = {"check": ["{venv}/bin/shop"]}
+    first = await deploy(bench, await publish(bench, "1.0"), **check)
+    assert current(bench) == "shop 1.0"
+    await deploy(bench, await publish(bench, "1.1"))
+    assert current(bench) == "shop 1.1"
+    broken = await publish(bench, "1.2", code="raise SystemExit('broken on import')")
+    with pytest.raises(StepError) as raised:
+        await deploy(bench, broken)
+    assert raised.value.error_code == "deploy-unhealthy"
+    assert "broken on import" in raised.value.fact
+    assert "shop-1.1" in raised.value.remedy
+    assert current(bench) == "shop 1.1"
+    again = await deploy(bench, await publish(bench, "1.0"))
+    assert again.facts["release"] == first.facts["release"]
+    assert current(bench) == "shop 1.0"
+
+
+async def test_a_release_that_fails_only_when_current_is_rolled_back(bench):
+    await deploy(bench, await publish(bench, "1.0"))
+    trap = await publish(bench, "1.1", code="import sys\nif '/current/' in sys.executable: raise SystemExit('trap')")
+    with pytest.raises(StepError, match="trap"):
+        await deploy(bench, trap)
+    assert current(bench) == "shop 1.0"
+
+
+async def test_the_check_is_caged(bench):
+    (bench.root / ".maestro" / "key").write_text("SECRET")
+    code = (
+        "import os\n"
+        f"assert not os.path.exists({str(bench.root / '.maestro')!r})\n"
+        f"assert not os.path.exists({str(bench.root / 'published')!r})\n"
+        "try:\n    open(__file__, 'a')\n    raise SystemExit('writable')\nexcept OSError: pass\n"
+    )
+    await deploy(bench, await publish(bench, "1.0", code=code))
+
+
+async def test_old_releases_go(bench):
+    for number in range(4):
+        result = await deploy(bench, await publish(bench, f"1.{number}"), keep=1)
+    names = sorted(path.name[:8] for path in (bench.root / "deployed" / "releases").iterdir())
+    assert names == ["shop-1.2", "shop-1.3"]
+    assert len(result.facts["removed"]) == 1
+
+
+async def test_dependencies_come_from_the_index_or_not_at_all(bench):
+    published = await publish(bench, "1.0", requires="helper>=1")
+    with pytest.raises(StepError) as raised:
+        await deploy(bench, published)
+    assert raised.value.error_code == "deploy-install"
+    assert not any((bench.root / "deployed" / "releases").iterdir())
+    await publish(bench, "1.5", name="helper")
+    await deploy(bench, published)
+    assert current(bench) == "shop 1.0"
+
+
+async def test_a_changed_file_in_the_index_is_not_installed(bench):
+    published = await publish(bench)
+    name, data = wheel("1.0", "import os")
+    (bench.root / "published" / "files" / "shop" / "1.0" / name).write_bytes(data)
+    with pytest.raises(StepError) as raised:
+        await deploy(bench, published)
+    assert raised.value.error_code == "deploy-digest"
+
+
+async def test_half_an_environment_is_made_anew(bench):
+    published = await publish(bench)
+    result = await deploy(bench, published)
+    release = bench.root / "deployed" / "releases" / result.facts["release"]
+    (release / ".maestro-ready").unlink()
+    (release / "bin" / "shop").unlink()
+    await deploy(bench, published)
+    assert current(bench) == "shop 1.0"
+
+
+async def test_something_else_than_a_publication(bench):
+    with pytest.raises(StepError) as raised:
+        await bench.run(DeployDirectory, {}, {"x": bench.store.put_bytes(b"{}", "application/json")})
+    assert raised.value.error_code == "deploy-missing"
