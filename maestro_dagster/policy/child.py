@@ -21,6 +21,7 @@ from typing import Any
 from maestro_dagster.errors import PolicyError
 
 _LENGTH = struct.Struct(">I")
+_START_SECONDS = 60.0  # a busy machine starts slowly, and that is no pack's fault
 _MAX_ANSWER = 64 * 1024 * 1024
 _START = (
     "import sys; sys.path.append(sys.argv[1]); from maestro_dagster.policy.worker import serve; "
@@ -57,9 +58,9 @@ class RegoChild:
         limit = self.seconds if seconds is None else seconds
         body = json.dumps({**request, "cpu_seconds": limit}, allow_nan=False).encode()
         with self._lock:
-            process = self._start()
-            deadline = time.monotonic() + limit
             try:
+                process = self._start()
+                deadline = time.monotonic() + limit
                 _send(process, _LENGTH.pack(len(body)) + body, deadline)
                 answer: dict[str, Any] = json.loads(_receive_frame(process, deadline))
             except BaseException:
@@ -89,8 +90,10 @@ class RegoChild:
                 close_fds=True,
             )
             self._owner = os.getpid()
+            started = time.monotonic() + _START_SECONDS
             for stream in (self._process.stdin, self._process.stdout):
                 os.set_blocking(stream.fileno(), False)  # type: ignore[union-attr]
+            _receive_frame(self._process, started)
         return self._process
 
     def _kill(self) -> None:

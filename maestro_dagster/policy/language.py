@@ -7,10 +7,15 @@ keeps the list honest. A pack outside the list is refused, never guessed at: it 
 `semver.is_valid`, `time.parse_rfc3339_ns`, `min`, `floor`, `ceil`, `object.subset` (all answer
 differently in corners), and everything that is not deterministic.
 
+Some differences are in the language. OPA takes references out of a negated expression, so that
+`not startswith(input.x, "a")` is undefined without `input.x`, where regorus says true: inside `not`
+only constants, local variables, a reference that stands alone, and == between such are admitted.
+Objects as patterns, `key, value in`, and deep rule names are refused, too.
+
 What stays different, and only there: arithmetic on fractions (binary here, decimal in OPA: last
 digits), `lower` and `upper` of the few letters that change their length or depend on their place
-(ß, İ, final sigma), `replace` of an empty text beside non-ASCII, `substring` at a fraction, and how
-`sprintf` prints a fraction or a number under %s.
+(ß, İ, final sigma), the order between a set and an object, `replace` of an empty text beside
+non-ASCII, `substring` at a fraction, and how `sprintf` prints a fraction or a number under %s.
 
 Runs inside the child process on the syntax tree that regorus hands out.
 """
@@ -48,12 +53,13 @@ _VERBS = re.compile(r"%(?![sv%])")
 Node = Mapping[str, Any]
 
 
-def find_problems(tree: Node, functions: frozenset[str]) -> list[str]:
+def find_problems(tree: Node, functions: frozenset[str], names: frozenset[str]) -> list[str]:
     """What in one module is outside the list, each as `line N: what`. Empty means admitted.
 
     Args:
         tree: `ast` of one module as regorus gives it.
         functions: full names (`data.maestro.pii.f`) of every function of the loaded modules.
+        names: first parts of the rules' names of every loaded module: what is no local variable.
 
     """
     package = f"data.{read_package(tree)}"
@@ -69,6 +75,17 @@ def find_problems(tree: Node, functions: frozenset[str]) -> list[str]:
         for kind, node in _nodes(rule):
             if kind == "Call":
                 problems += _check_call(node, package, aliases, functions)
+            elif kind == "Membership" and node["key"] is not None:
+                problems.append(
+                    f"line {_line(node)}: `key, value in`; write `some key, value in` and compare"
+                )
+            elif _has_object_pattern(kind, node):
+                problems.append(f"line {_line(node)}: an object as a pattern; compare its fields one by one")
+            elif kind == "NotExpr" and _is_hoisted(node["expr"], frozenset({*aliases, *names})):
+                problems.append(
+                    f"line {_line(node)}: a reference inside `not`; give it to a variable first, "
+                    "with object.get where it may be missing"
+                )
             elif kind == "Number" and not _is_exact(node["value"]):
                 problems.append(f"line {_line(node)}: a number beyond 2^53")
     return problems
@@ -117,6 +134,19 @@ def list_functions(tree: Node) -> Iterator[str]:
                 yield ".".join((*package, *path))
 
 
+def list_names(tree: Node) -> Iterator[str]:
+    """First parts of the names of a module's rules."""
+    for rule in tree["rules"]:
+        node = (
+            rule["Default"]["refr"]
+            if "Default" in rule
+            else next(iter(rule["Spec"]["head"].values()))["refr"]
+        )
+        while "Var" not in node:
+            node = next(iter(node.values()))["refr"]
+        yield node["Var"]["value"]
+
+
 def _aliases(tree: Node) -> dict[str, str]:
     found = {}
     for imported in tree["imports"]:
@@ -158,6 +188,66 @@ def _check_call(node: Node, package: str, aliases: Mapping[str, str], functions:
     if name in BUILTINS:
         return []
     return [f"line {_line(node)}: the builtin {name}"]
+
+
+def _has_object_pattern(kind: str, node: Node) -> bool:
+    """An object to be matched against another: in regorus `{"k": x}` fits objects with more keys."""
+    if kind == "AssignExpr":
+        sides = [node["lhs"], node["rhs"]] if node["op"] == "Eq" else [node["lhs"]]
+    elif kind == "SomeIn":
+        sides = [node["key"], node["value"]]
+    else:
+        sides = node["args"] if kind == "Func" else []
+    return any(
+        found == "Object" and any(inner == "Var" for inner, _ in _nodes(pattern))
+        for found, pattern in _nodes(sides)
+    )
+
+
+def _is_hoisted(expression: Node, names: frozenset[str]) -> bool:
+    """Whether OPA would evaluate some part of a negated expression outside of the negation."""
+    kind, node = next(iter(expression.items()))
+    if kind in ("RefDot", "RefBrack", "Var"):
+        return _has_reference(_indices(expression), names)
+    if kind in ("BoolExpr", "AssignExpr") and node["op"] == "Eq":
+        return any(_is_hoisted_side(side, names) for side in (node["lhs"], node["rhs"]))
+    if kind == "Call":
+        return _has_reference(node["params"], names)
+    return _has_reference(expression, names)
+
+
+def _is_hoisted_side(side: Node, names: frozenset[str]) -> bool:
+    alone = next(iter(side)) in ("RefDot", "RefBrack", "Var")
+    return _has_reference(_indices(side) if alone else side, names)
+
+
+def _indices(reference: Node) -> list[Node]:
+    """What stands in the brackets of a reference, and its head when that is no variable."""
+    found = []
+    while True:
+        kind, node = next(iter(reference.items()))
+        if kind == "RefBrack":
+            found.append(node["index"])
+        elif kind != "RefDot":
+            return found if kind == "Var" else [*found, reference]
+        reference = node["refr"]
+
+
+def _has_reference(value: Any, names: frozenset[str]) -> bool:
+    """Whether a reference, a rule or a call stands in it. Comprehensions are closed: OPA leaves them."""
+    if isinstance(value, list):
+        return any(_has_reference(item, names) for item in value)
+    if not isinstance(value, Mapping):
+        return False
+    if any(kind in value for kind in ("RefDot", "RefBrack", "Call")):
+        return True
+    if "Var" in value:
+        return value["Var"]["value"] in names or value["Var"]["value"] in ("input", "data")
+    return any(
+        _has_reference(item, names)
+        for kind, item in value.items()
+        if kind not in ("ArrayCompr", "SetCompr", "ObjectCompr", "span")
+    )
 
 
 def _check_format(node: Node) -> list[str]:

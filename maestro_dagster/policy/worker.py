@@ -130,10 +130,13 @@ def _find_problems(
     from maestro_dagster.policy import language
 
     functions = frozenset(name for tree in trees for name in language.list_functions(tree))
-    names = [path for path, _ in request["modules"]]
-    named = [*zip(names, trees, strict=True), *(("query", tree) for tree in asked)]
+    rules = frozenset(name for tree in trees for name in language.list_names(tree))
+    files = [path for path, _ in request["modules"]]
+    named = [*zip(files, trees, strict=True), *(("query", tree) for tree in asked)]
     found = [
-        f"{name} {problem}" for name, tree in named for problem in language.find_problems(tree, functions)
+        f"{name} {problem}"
+        for name, tree in named
+        for problem in language.find_problems(tree, functions, rules)
     ]
     found += language.find_text_problems([*named, ("data.json", request.get("data"))])
     return found + language.find_data_problems(request.get("data"))
@@ -162,5 +165,8 @@ def limit_process(memory_bytes: int) -> None:
 def serve(memory_bytes: int) -> None:
     limit_process(memory_bytes)
     worker = Worker()
+    import regorus  # noqa: F401 - what takes its time is done before the clock of the first question runs
+
+    write_frame(sys.stdout.buffer, {"version": worker.version})
     while (request := read_frame(sys.stdin.buffer)) is not None:
         write_frame(sys.stdout.buffer, worker.answer(request))

@@ -12,6 +12,7 @@ allow if {
 	count(violation) == 0
 	is_boolean(data.budget.require_budget)
 	is_object(input.estimate)
+	is_array(input.tasks)
 }
 
 over(amount, limit) if [amount.usd, amount.nano] > [limit.usd, limit.nano]
@@ -23,7 +24,8 @@ violation contains {
 	"message": "what the run will cost is not known, because some step has no price",
 	"remedy": "add the missing price to resources/models.yaml or rates.yaml, or choose a model that has one",
 } if {
-	not is_object(input.estimate)
+	estimate := object.get(input, "estimate", null)
+	not is_object(estimate)
 }
 
 violation contains {
@@ -55,9 +57,11 @@ violation contains {
 	"remedy": "add `budget: {usd: ...}` to the flow, or give --budget",
 } if {
 	data.budget.require_budget == true
-	not is_object(input.budget)
+	limit := object.get(input, "budget", null)
+	not is_object(limit)
 }
 
 warning contains "the flow has no budget, so only its price was looked at" if {
-	not is_object(input.budget)
+	limit := object.get(input, "budget", null)
+	not is_object(limit)
 }

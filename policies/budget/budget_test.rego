@@ -69,6 +69,8 @@ test_step if {
 	one.step == "brief"
 }
 
+test_without_input_nothing_passes if not budget.allow with input as {}
+
 test_without_tables_nothing_passes if {
 	not budget.allow with input as document(usd(0, 0), usd(5, 0)) with data.budget as {}
 }

@@ -7,9 +7,11 @@ import rego.v1
 
 default allow := false
 
-# Without its tables the pack would find nothing wrong with anything.
+# Without its tables or its input the pack would find nothing wrong with anything.
 allow if {
 	count(violation) == 0
+	is_object(input.facts)
+	is_array(input.tasks)
 	count(data.licence.classes) > 0
 	count(data.licence.targets) > 0
 	count(data.licence.never) > 0
@@ -63,7 +65,8 @@ violation contains {
 	"remedy": sprintf("set license_class to one of %s", [concat(", ", data.licence.classes)]),
 } if {
 	exports
-	not is_string(input.facts.license_class)
+	class := object.get(input.facts, "license_class", null)
+	not is_string(class)
 }
 
 violation contains {
@@ -74,7 +77,9 @@ violation contains {
 	"remedy": sprintf("set export.target to one of %s", [concat(", ", data.licence.targets)]),
 } if {
 	exports
-	not target in data.licence.targets
+	wanted := target
+	targets := data.licence.targets
+	not wanted in targets
 }
 
 violation contains {
@@ -85,7 +90,9 @@ violation contains {
 	"remedy": sprintf("set license_class to one of %s", [concat(", ", data.licence.classes)]),
 } if {
 	some source in sources
-	not source.class in data.licence.classes
+	class := source.class
+	classes := data.licence.classes
+	not class in classes
 }
 
 warning contains "the flow names no licence class, so no licence rule was reached" if {

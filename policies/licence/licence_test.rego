@@ -83,6 +83,8 @@ test_silence_is_said_aloud if {
 	count(licence.warning) == 1 with input as doc
 }
 
+test_without_any_input_nothing_passes if not licence.allow with input as {}
+
 test_without_tables_nothing_passes if {
 	not licence.allow with input as document("MIT_OK", null, []) with data.licence as {}
 }

@@ -11,6 +11,9 @@ default allow := false
 
 allow if {
 	count(violation) == 0
+	is_boolean(input.facts.contains_pii)
+	is_array(input.tasks)
+	is_array(input.keys)
 	count(data.pii.keys) > 0
 	data.pii.longest in data.pii.tiers
 }
@@ -54,7 +57,8 @@ violation contains {
 } if {
 	personal
 	not held
-	not is_string(tier)
+	said := object.get(input.facts, "retention_tier", null)
+	not is_string(said)
 }
 
 violation contains {
@@ -98,7 +102,8 @@ pattern := concat("|", data.pii.keys)
 
 suspicious(name) if {
 	regex.match(pattern, name)
-	not name in data.pii.allowed_keys
+	allowed := data.pii.allowed_keys
+	not name in allowed
 }
 
 warning contains "the flow declares no personal data, so no retention rule was reached" if not personal

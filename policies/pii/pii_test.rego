@@ -125,6 +125,8 @@ test_silence_is_said_aloud if {
 	count(pii.warning) == 0 with input as personal("short-30d")
 }
 
+test_without_input_nothing_passes if not pii.allow with input as {}
+
 test_without_tables_nothing_passes if {
 	not pii.allow with input as personal("short-30d") with data.pii as {}
 }

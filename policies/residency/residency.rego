@@ -9,6 +9,8 @@ default allow := false
 
 allow if {
 	count(violation) == 0
+	is_object(input.facts)
+	is_object(input.request)
 	count(data.residency.banned) > 0
 }
 
@@ -43,7 +45,8 @@ violation contains {
 	"remedy": sprintf("run a flow with region: %s, or ask for %s", [asked, own]),
 } if {
 	asked != own
-	not banned(asked)
+	region := asked
+	not banned(region)
 }
 
 violation contains {
@@ -53,9 +56,9 @@ violation contains {
 	"message": sprintf("the request is for %s, and the flow names no region", [asked]),
 	"remedy": sprintf("set region: %s in the flow", [asked]),
 } if {
-	asked
+	region := asked
 	not own
-	not banned(asked)
+	not banned(region)
 }
 
 warning contains "neither the flow nor the request names a region, so no residency rule was reached" if {

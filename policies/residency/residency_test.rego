@@ -66,6 +66,8 @@ test_silence_is_said_aloud if {
 	count(residency.warning) == 1 with input as document(null, null)
 }
 
+test_without_input_nothing_passes if not residency.allow with input as {}
+
 test_without_tables_nothing_passes if {
 	not residency.allow with input as document("US", "US") with data.residency as {}
 }
