@@ -25,8 +25,8 @@ class LocalStore:
     """An ArtifactStore in a folder. Safe for several processes and threads at once."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self._objects = str(root / "sha256")
+        self.root = root.absolute()
+        self._objects = str(self.root / "sha256")
         self._folders: set[str] = set()  # folders known to be durable
         self._durable: set[str] = set()  # objects that this process made or found durable
 
@@ -146,12 +146,15 @@ class LocalStore:
     def _make_folder(self, folder: str) -> None:
         if folder in self._folders:
             return
-        if not os.path.isdir(folder):  # noqa: PTH112 - as above
-            place = Path(folder)
-            new = [each for each in (place, *place.parents) if not each.exists()]
-            place.mkdir(parents=True, exist_ok=True)
-            for each in new:
-                _sync(str(each.parent))
+        parent = folder[: folder.rindex("/")]
+        try:
+            os.mkdir(folder)  # noqa: PTH102 - on the path of every step
+        except FileNotFoundError:
+            self._make_folder(parent)
+            self._make_folder(folder)
+        except FileExistsError:
+            pass  # made a moment ago, perhaps, and not yet durable
+        _sync(parent)
         self._folders.add(folder)
 
 

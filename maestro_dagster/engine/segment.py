@@ -24,7 +24,7 @@ from maestro_dagster.engine.row import RunRow, StepRow
 from maestro_dagster.engine.schedule import Skip, Standing, advance, build_graph
 from maestro_dagster.engine.scope import Prepared, RunScope
 from maestro_dagster.engine.services import Services
-from maestro_dagster.engine.settlement import Settler, waiting_row
+from maestro_dagster.engine.settlement import Settler, plain_row
 from maestro_dagster.engine.source import Source
 from maestro_dagster.engine.trying import Effort, Trier
 from maestro_dagster.engine.writer import Delivery
@@ -132,15 +132,20 @@ class Segment:
                 effort, iterations = await self._map(assignment).work(number)
             else:
                 effort = await self._trier.persist(assignment, row, number)
+        except asyncio.CancelledError:
+            if not self.cancelled:
+                raise
+            effort = Effort(Trial(time.time(), cancelled=True), number)
         finally:
             self._interruptible.discard(myself)
             self._active -= 1
         ended = self._settler.settle_trial(
-            replace(row, attempts=effort.number),
+            row,
             start.prepared,
             effort.trial,
             self._trier.bill(task.id),
             now=time.time(),
+            attempts=effort.number,
             preview=effort.preview,
             iterations=iterations,
         )
@@ -235,21 +240,18 @@ class Segment:
     def _prepare(self, task: Task) -> Start | StepRow:
         """What a step needs to begin, or the row of one that ends at once: skipped, reused or failed."""
         now = time.time()
-        row = self._rows.get(task.id) or waiting_row(task, asset=True)
+        row = self._row(task)
         try:
-            kind = self._services.catalogue.kind(task.uses)
-            row = replace(row, asset=kind.asset)
+            self._services.catalogue.kind(task.uses)
             self._check_lost(row)
             if task.if_ is not None and not self._scope.holds(task.if_):
-                return self._settler.settle_unrun(
-                    row, "skipped", "its `if` does not hold", self._trier.bill(task.id), now=now
-                )
+                return self._end_unrun(task, "skipped", "its `if` does not hold", now)
             keep = KEPT if task.uses.startswith(MAP) else ()
             prepared = self._scope.prepare(task, self._assets, keep=keep)
             if self._source is not None and (found := self._source.find(task, prepared)) is not None:
                 return self._settler.settle_reused(row, found, self._source.run_id, prepared, now=now)
         except MaestroError as error:
-            return self._settler.settle_error(row, error, self._trier.bill(task.id), now=now)
+            return self._settler.settle_error(plain_row(task, row), error, self._trier.bill(task.id), now=now)
         row = replace(
             row,
             status="running",
@@ -272,30 +274,31 @@ class Segment:
             )
 
     def _skip(self, skip: Skip) -> StepRow:
-        row = self._rows.get(skip.step) or waiting_row(
-            self._tasks[skip.step], asset=self._is_asset(self._tasks[skip.step])
-        )
-        row = self._settler.settle_unrun(
-            row, "skipped", skip.reason, self._trier.bill(skip.step), now=time.time()
-        )
+        row = self._end_unrun(self._tasks[skip.step], "skipped", skip.reason, time.time())
         self._rows[skip.step] = row
         return row
 
-    def _is_asset(self, task: Task) -> bool:
+    def _end_unrun(self, task: Task, status: str, reason: str, now: float) -> StepRow:
+        row = plain_row(task, self._row(task))
+        return self._settler.settle_unrun(row, status, reason, self._trier.bill(task.id), now=now)
+
+    def _row(self, task: Task) -> StepRow:
+        """How the step stands; a new row when it was never begun."""
+        row = self._rows.get(task.id)
+        if row is not None:
+            return row
         try:
-            return bool(self._services.catalogue.kind(task.uses).asset)
+            asset = bool(self._services.catalogue.kind(task.uses).asset)
         except MaestroError:
-            return True
+            asset = True
+        return StepRow(step=task.id, uses=task.uses, status="waiting", asset=asset)
 
     async def _cancel_rest(self) -> None:
         now = time.time()
-        rest = []
-        for step in sorted(self._mine - self._standing.keys()):
-            row = self._rows.get(step) or waiting_row(
-                self._tasks[step], asset=self._is_asset(self._tasks[step])
-            )
-            bill = self._trier.bill(step)
-            rest.append(self._settler.settle_unrun(row, "cancelled", "the run was cancelled", bill, now=now))
+        left = sorted(self._mine - self._standing.keys())
+        rest = [
+            self._end_unrun(self._tasks[step], "cancelled", "the run was cancelled", now) for step in left
+        ]
         for row in rest:
             self._note(row)
         await self._commit(None, rest, (), ())

@@ -43,6 +43,7 @@ class Settler:
         bill: Bill,
         *,
         now: float,
+        attempts: int,
         preview: str = "",
         iterations: Sequence[Mapping[str, Any]] = (),
     ) -> StepRow:
@@ -58,6 +59,7 @@ class Settler:
         ended = replace(
             row,
             status=status,
+            attempts=attempts,
             finished_at=now,
             duration_ms=max(0, round((now - (row.started_at or now)) * 1000)),
             artifact=trial.artifact if status == "done" else None,
@@ -196,10 +198,14 @@ def describe_result(
     return detail
 
 
+def plain_row(task: Task, row: StepRow) -> StepRow:
+    """The row of a step whose `with:` was never resolved: its digest is that of the text as it stands."""
+    return row if row.config_digest is not None else replace(row, config_digest=digest_raw(task))
+
+
 def waiting_row(task: Task, *, asset: bool) -> StepRow:
-    return StepRow(
-        step=task.id, uses=task.uses, status="waiting", asset=asset, config_digest=digest_raw(task)
-    )
+    """The row of a step that will not be tried."""
+    return plain_row(task, StepRow(step=task.id, uses=task.uses, status="waiting", asset=asset))
 
 
 def format_time(seconds: float) -> str:

@@ -151,7 +151,7 @@ def test_a_step_of_a_living_process_is_left_to_it(
     engine.request(support.make_request("r1", flow))
     process = start(tmp_path)
     try:
-        wait_for(lambda: (tmp_path / "witness").exists())
+        wait_for((tmp_path / "witness").exists)
         assert engine.orphaned() == ()
         assert not engine.take_lease("r1", "me")
         with pytest.raises(JournalError) as caught:
@@ -215,7 +215,13 @@ def test_a_cancellation_from_another_process_ends_the_run(
 ) -> None:
     witness = tmp_path / "witness"
     flow = support.make_flow(
-        {"id": "slow", "with": {"seconds": 60, "witness": str(witness)}}, {"id": "next", "needs": ["slow"]}
+        {"id": "slow", "with": {"seconds": 60, "witness": str(witness)}},
+        {"id": "next", "needs": ["slow"]},
+        {
+            "id": "each",
+            "uses": "pkg:control/map@1.0.0",
+            "with": {"items": [60, 60], "uses": support.MAKE, "with": {"seconds": "${{ item }}"}},
+        },
     )
     engine = open_engine()
     engine.request(support.make_request("r1", flow))
@@ -227,7 +233,11 @@ def test_a_cancellation_from_another_process_ends_the_run(
     assert time.monotonic() - began < 10
     view = engine.view("r1")
     assert view.status == "cancelled"
-    assert {step.step: step.status for step in view.steps} == {"slow": "cancelled", "next": "cancelled"}
+    assert {step.step: (step.status, step.attempts) for step in view.steps} == {
+        "slow": ("cancelled", 1),
+        "next": ("cancelled", 0),
+        "each": ("cancelled", 1),
+    }
     assert not engine.cancel("r1")
 
 
