@@ -29,6 +29,7 @@ from maestro_dagster.steps.simple_index import (
 from maestro_dagster.steps.wheel_metadata import read_wheel_metadata
 
 SBOM = "sbom.cdx.json"
+NOTES = "NOTES.md"
 
 
 class PublishDirectoryConfig(StepConfig):
@@ -92,6 +93,8 @@ def collect_parts(context: StepContext, inputs: Mapping[str, Artifact]) -> Parts
         if artifact.media_type != TREE_MEDIA_TYPE:
             if "cyclonedx" in artifact.media_type:
                 parts.beside[SBOM] = artifact
+            elif artifact.media_type.partition(";")[0] == "text/markdown":
+                parts.beside[NOTES] = artifact
             continue
         for entry in context.store.read_tree(artifact.digest):
             if "/" in entry.path:
