@@ -15,7 +15,10 @@ FIRST_DAY = "2026-01-01"  # of the partitions of `usage_daily`
     default_status=dg.DefaultScheduleStatus.RUNNING,
     execution_timezone="UTC",
 )
-def usage_daily_schedule(lake: LakeResource) -> Iterator[dg.RunRequest]:
+def usage_daily_schedule(
+    context: dg.ScheduleEvaluationContext, lake: LakeResource
+) -> Iterator[dg.RunRequest]:
+    tick = context.scheduled_execution_time.date().isoformat()
     for day in lake.waiting_days():
         if day >= FIRST_DAY:
-            yield dg.RunRequest(partition_key=day)
+            yield dg.RunRequest(run_key=f"{tick}/{day}", partition_key=day)

@@ -40,7 +40,7 @@ events = st.lists(
 
 
 @given(events)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_each_grouping_adds_up_to_the_total_to_the_nano_dollar(rows: list[Any]) -> None:
     report = cost_report(rows)
     known = sum(row.cost_nano or 0 for row in rows)
