@@ -107,39 +107,16 @@ def begin_attempt(
             remedy="wait for it, or end that process; the step is taken up again then",
             code="step-elsewhere",
         )
-    attempt = 1 if found is None else int(found[2]) + 1
     if found is None:
-        connection.execute(
-            "INSERT INTO step (run_id, step, iteration, status, input_digest, config_digest, attempts,"
-            " owner, uses, started_at, asset) VALUES (?,?,?,'running',?,?,?,?,?,?,?)",
-            (
-                run_id,
-                row.step,
-                row.iteration,
-                row.input_digest,
-                row.config_digest,
-                attempt,
-                owner,
-                row.uses,
-                now,
-                int(row.asset),
-            ),
-        )
+        attempt = 1
+        _insert_running(connection, run_id, row, owner, now)
     else:
+        attempt = int(found[2]) + 1
         connection.execute(
             "UPDATE step SET status = 'running', attempts = ?, owner = ?, input_digest = ?,"
             " config_digest = ?, started_at = coalesce(started_at, ?)"
             " WHERE run_id = ? AND step = ? AND iteration = ?",
-            (
-                attempt,
-                owner,
-                row.input_digest,
-                row.config_digest,
-                now,
-                run_id,
-                row.step,
-                row.iteration,
-            ),
+            (attempt, owner, row.input_digest, row.config_digest, now, run_id, row.step, row.iteration),
         )
     connection.execute(
         "INSERT INTO attempt (run_id, step, iteration, attempt, owner, input_digest, started_at)"
@@ -147,6 +124,26 @@ def begin_attempt(
         (run_id, row.step, row.iteration, attempt, owner, row.input_digest or "", now),
     )
     return attempt
+
+
+def _insert_running(
+    connection: sqlite3.Connection, run_id: str, row: StepRow, owner: str, now: float
+) -> None:
+    connection.execute(
+        "INSERT INTO step (run_id, step, iteration, status, input_digest, config_digest, attempts,"
+        " owner, uses, started_at, asset) VALUES (?,?,?,'running',?,?,1,?,?,?,?)",
+        (
+            run_id,
+            row.step,
+            row.iteration,
+            row.input_digest,
+            row.config_digest,
+            owner,
+            row.uses,
+            now,
+            int(row.asset),
+        ),
+    )
 
 
 def end_attempt(

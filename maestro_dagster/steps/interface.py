@@ -145,9 +145,9 @@ class StepKind(Generic[C]):
     def estimate(self, config: C) -> Estimate:
         return Estimate()
 
-    def model_request(self, config: C) -> ModelRequest | None:
+    def model_request(self, config: C, region: str | None = None) -> ModelRequest | None:
         """The model call that `run` is going to make, for kinds whose estimate has `model_nano=None`:
-        admission asks the hub what it may cost at most. None: the cost stays unknown."""
+        admission asks the hub what it may cost at most, in the region of the request. None: the cost stays unknown."""
         return None
 
     async def run(self, context: StepContext, config: C, inputs: Mapping[str, Artifact]) -> StepResult:
