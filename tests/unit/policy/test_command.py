@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,9 @@ def test_text_says_rule_step_and_remedy(outside: Path) -> None:
     assert "set retention_tier: short-30d" in result.output
 
 
-def test_a_project_without_packs_denies(outside: Path) -> None:
+def test_a_project_without_packs_denies(outside: Path, repository: Path) -> None:
     (outside / "pyproject.toml").write_text("[tool.maestro]\n")
-    (outside / "resources").mkdir()
-    rates = Path(__file__).resolve().parents[3] / "resources" / "rates.yaml"
-    (outside / "resources" / "rates.yaml").write_bytes(rates.read_bytes())
+    shutil.copytree(repository / "resources", outside / "resources")
     result = run("eval", write(outside), "--json")
     assert result.return_value == 3
     assert answer(result)["violations"][0]["rule"] == "policies-missing"
