@@ -99,7 +99,9 @@ def _step_start(instance: object) -> float | None:
     import dagster as dg
 
     for run in instance.get_runs(limit=1):  # type: ignore[attr-defined]
-        for record in instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.STEP_START).records:  # type: ignore[attr-defined]
+        for record in instance.get_records_for_run(
+            run.run_id, of_type=dg.DagsterEventType.STEP_START
+        ).records:  # type: ignore[attr-defined]
             return float(record.event_log_entry.timestamp)
     return None
 

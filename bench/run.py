@@ -41,14 +41,41 @@ class Line:
 ASSET_PER_NODE = "stock Dagster, one asset per node"
 MULTI_ASSET = "stock Dagster, one multi_asset"
 LINES = (
-    Line("step_cpu_sqlite", "CPU ms per step", "step", "maestro", "asset_per_node", ASSET_PER_NODE, key="cpu_ms"),
-    Line("step_cpu_sqlite", "CPU ms per step", "step", "maestro", "one_multi_asset", MULTI_ASSET, key="cpu_ms"),
+    Line(
+        "step_cpu_sqlite",
+        "CPU ms per step",
+        "step",
+        "maestro",
+        "asset_per_node",
+        ASSET_PER_NODE,
+        key="cpu_ms",
+    ),
+    Line(
+        "step_cpu_sqlite", "CPU ms per step", "step", "maestro", "one_multi_asset", MULTI_ASSET, key="cpu_ms"
+    ),
     Line("step_events", "events per step", "step", "maestro", "asset_per_node", ASSET_PER_NODE, key="events"),
     Line("step_events", "events per step", "step", "maestro", "one_multi_asset", MULTI_ASSET, key="events"),
-    Line("step_bytes", "bytes on disk per step", "step", "maestro", "asset_per_node", ASSET_PER_NODE, key="bytes"),
-    Line("step_bytes", "bytes on disk per step", "step", "maestro", "one_multi_asset", MULTI_ASSET, key="bytes"),
+    Line(
+        "step_bytes",
+        "bytes on disk per step",
+        "step",
+        "maestro",
+        "asset_per_node",
+        ASSET_PER_NODE,
+        key="bytes",
+    ),
+    Line(
+        "step_bytes", "bytes on disk per step", "step", "maestro", "one_multi_asset", MULTI_ASSET, key="bytes"
+    ),
     Line("definitions_10k", "CPU s", "definition", "maestro", "asset_per_node", ASSET_PER_NODE, n=3),
-    Line("push_to_first_step", "s", "push", "maestro", "stock_sensor", "stock sensor, daemon and launcher on the same repository"),
+    Line(
+        "push_to_first_step",
+        "s",
+        "push",
+        "maestro",
+        "stock_sensor",
+        "stock sensor, daemon and launcher on the same repository",
+    ),
     Line("evidence_1k", "ms", "evidence", "maestro", "zip_and_fsync", "fsync + zip of the same bytes", n=15),
     Line("lint_10k", "CPU s", "lint", "maestro", "yaml_compose", "ruamel.yaml compose of the same file", n=3),
 )
@@ -58,7 +85,11 @@ def measure(module: str, side: str) -> dict[str, float]:
     """One measurement in a fresh process with an empty home."""
     with tempfile.TemporaryDirectory(prefix="maestro-bench-") as folder:
         environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("MAESTRO_", "DAGSTER_"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("MAESTRO_", "DAGSTER_"))
+            },
             "HOME": folder,
             "DAGSTER_DISABLE_TELEMETRY": "yes",
         }
@@ -93,7 +124,9 @@ def summary(values: list[float]) -> dict[str, float]:
 def run(names: list[str]) -> None:
     chosen = [line for line in LINES if not names or line.name in names]
     if not chosen:
-        sys.exit(f"no benchmark called {', '.join(names)}; there are {', '.join(sorted({x.name for x in LINES}))}")
+        sys.exit(
+            f"no benchmark called {', '.join(names)}; there are {', '.join(sorted({x.name for x in LINES}))}"
+        )
     for module in dict.fromkeys(line.module for line in chosen):
         lines = [line for line in chosen if line.module == module]
         sides = list(dict.fromkeys(side for line in lines for side in (line.ours, line.theirs)))

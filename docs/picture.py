@@ -65,7 +65,12 @@ def _take(chromium: str, base: str, run_id: str) -> None:
 
 def _newest_run(shop: Path, flow: str) -> str:
     done = subprocess.run(
-        [str(BIN / "maestro"), "status", "--json"], cwd=shop, capture_output=True, text=True, timeout=60, check=True
+        [str(BIN / "maestro"), "status", "--json"],
+        cwd=shop,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
     return next(run["run_id"] for run in json.loads(done.stdout)["runs"] if run["flow"] == flow)
 
@@ -85,7 +90,7 @@ def _server(shop: Path, port: int) -> Iterator[None]:
         end = time.monotonic() + 90
         while time.monotonic() < end:
             with contextlib.suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=2).close()  # noqa: S310
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=2).close()
                 break
             time.sleep(0.5)
         yield

@@ -31,7 +31,9 @@ def command(folder: Path, as_json: bool) -> None:
 
     report = run_demo(folder, lambda line: click.echo(line, err=True))
     if as_json:
-        shown = [{key: run[key] for key in ("run_id", "flow", "status", "evidence")} for run in report["runs"]]
+        shown = [
+            {key: run[key] for key in ("run_id", "flow", "status", "evidence")} for run in report["runs"]
+        ]
         emit({**report, "runs": shown}, as_json=True)
         return
     _print_report(report)
@@ -44,7 +46,9 @@ def _print_report(report: dict[str, Any]) -> None:
             for step in run["steps"]
         ]
         click.echo()
-        print_table(("step", "status", "time", "cost"), rows, title=f"{run['flow']}  {run['run_id']}  {run['status']}")
+        print_table(
+            ("step", "status", "time", "cost"), rows, title=f"{run['flow']}  {run['run_id']}  {run['status']}"
+        )
         click.echo(f"evidence: {run['evidence']}")
     click.echo(f"\nfrom push to first step: {report['push_to_first_step_ms']} ms")
     click.echo(f"not published, as it should be: run {report['not_published']['run_id']}")

@@ -23,7 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from maestro_dagster.errors import MaestroError, ProjectError
+from maestro_dagster.project.root import open_project
 from maestro_dagster.project.scaffold import shipped_project
+from maestro_dagster.project.services import open_engine
 
 MARKER = ".maestro-demo"
 RUN_LIMIT = 100.0  # seconds for one run, pushed or not
@@ -106,12 +108,16 @@ def _make_folder(folder: Path) -> Path:
             )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).write_text("made by `maestro demo`; it removes this folder when it runs again\n", encoding="utf-8")
+    (folder / MARKER).write_text(
+        "made by `maestro demo`; it removes this folder when it runs again\n", encoding="utf-8"
+    )
     return folder
 
 
 def _make_repository(demo: Demo) -> None:
-    fixture = next(iter(sorted((shipped_project() / "recipes/python-release/fixtures").glob("*/pyproject.toml")))).parent
+    fixture = next(
+        iter(sorted((shipped_project() / "recipes/python-release/fixtures").glob("*/pyproject.toml")))
+    ).parent
     shutil.copytree(fixture, demo.work, ignore=shutil.ignore_patterns("__pycache__"))
     _git(demo, "init", "--quiet", "--bare", "--initial-branch=main", str(demo.origin), where=demo.folder)
     _git(demo, "init", "--quiet", "--initial-branch=main")
@@ -128,25 +134,31 @@ def _commit(demo: Demo, message: str) -> float:
 
 
 def _wait_for_push(demo: Demo, pushed_at: float) -> dict[str, Any]:
-    """The run of the newest push, when it has ended."""
-    known = {run["run_id"] for run in demo.runs}
+    """The run of the newest push, when it has ended; `pushed_at` is in seconds since the epoch."""
+    run_id = _follow(demo, {run["run_id"] for run in demo.runs})
+    run = _json(_maestro(demo, "status", run_id, "--json"))
+    starts = [step["started_at"] for step in run["steps"] if step["started_at"]]
+    run["push_to_first_step_ms"] = round((min(starts) - pushed_at) * 1000) if starts else None
+    demo.runs.append(run)
+    return run
+
+
+def _follow(demo: Demo, known: set[str]) -> str:
+    """Says how each step of the next pushed run ends; gives the run's id when its evidence is there."""
+    # Read from the journal in this process: a command for each look would slow down what it looks at.
+    engine = open_engine(open_project(demo.project))
+    said: set[str] = set()
     end = time.monotonic() + RUN_LIMIT
-    shown = 0
     while time.monotonic() < end:
-        listed = _json(_maestro(demo, "status", "--json"))["runs"]
-        fresh = [run for run in listed if run["flow"] == "python-release" and run["run_id"] not in known]
-        if fresh:
-            run = _json(_maestro(demo, "status", fresh[0]["run_id"], "--json"))
-            ended = [step for step in run["steps"] if step["status"] != "waiting"]
-            for step in ended[shown:]:
-                demo.say(f"  {step['id']}: {step['status']}")
-            shown = max(shown, len(ended))
-            if run["status"] not in {"requested", "running"} and run["evidence"]:
-                starts = [step["started_at"] for step in run["steps"] if step.get("started_at")]
-                run["push_to_first_step_ms"] = round((min(starts) - pushed_at) * 1000) if starts else None
-                demo.runs.append(run)
-                return run
-        time.sleep(0.3)
+        views = [view for view in engine.list_runs(limit=5) if view.flow == "python-release"]
+        for view in (view for view in views if view.run_id not in known):
+            for step in view.steps:
+                if step.status not in {"waiting", "running"} and step.step not in said:
+                    said.add(step.step)
+                    demo.say(f"  {step.step}: {step.status}")
+            if view.status not in {"requested", "running"} and view.evidence:
+                return view.run_id
+        time.sleep(0.2)
     raise DemoError(
         f"the push did not become a finished run within {RUN_LIMIT:.0f} s",
         place=str(demo.folder / "dev.log"),
@@ -182,12 +194,18 @@ def _push_vulnerable(demo: Demo) -> dict[str, Any]:
     changed = re.sub(r'(?m)^version = "[^"]+"', 'version = "9.9.9"', text, count=1)
     changed = re.sub(r"(?m)^dependencies = \[.*\]", f'dependencies = ["{advisory}"]', changed, count=1)
     if changed.count(advisory) != 1 or "9.9.9" not in changed:
-        raise DemoError("the example package has no version or dependencies line", place=str(pyproject), code="demo-fixture")
+        raise DemoError(
+            "the example package has no version or dependencies line",
+            place=str(pyproject),
+            code="demo-fixture",
+        )
     pyproject.write_text(changed, encoding="utf-8")
     run = _wait_for_push(demo, _commit(demo, "feat: use a dependency with a known hole"))
     scan = next(step for step in run["steps"] if step["id"] == "scan")
     published = [path.name for path in demo.project.rglob("*9.9.9*") if ".maestro" not in path.parts]
-    _require(run["status"] == "failed" and scan["status"] == "failed", "the vulnerable commit was not stopped", run)
+    _require(
+        run["status"] == "failed" and scan["status"] == "failed", "the vulnerable commit was not stopped", run
+    )
     _require(not published, "the vulnerable version was published", {"files": published})
     return run
 
@@ -239,7 +257,9 @@ def _wait_until_ready(demo: Demo, process: subprocess.Popen[bytes], log: Path) -
         if process.poll() is not None:
             break
         time.sleep(0.05)
-    raise DemoError("`maestro dev` did not become ready", place=str(log), remedy="read that log", code="demo-dev")
+    raise DemoError(
+        "`maestro dev` did not become ready", place=str(log), remedy="read that log", code="demo-dev"
+    )
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -281,7 +301,9 @@ def _maestro(
     codes: tuple[int, ...] = (0,),
 ) -> str:
     # Whatever the caller's shell says of another project must not leak into this one.
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAESTRO_", "DAGSTER_"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAESTRO_", "DAGSTER_"))
+    }
     return _call(_command(*arguments), where or demo.project, {**clean, **(environment or {})}, codes)
 
 
@@ -304,11 +326,15 @@ def _call(command: list[str], where: Path, environment: dict[str, str], codes: t
     except FileNotFoundError as error:
         raise DemoError(f"{command[0]} is not installed", remedy="install it", code="demo-tool") from error
     except subprocess.TimeoutExpired as error:
-        raise DemoError(f"{' '.join(command[:6])} took longer than {RUN_LIMIT:.0f} s", code="demo-timeout") from error
+        raise DemoError(
+            f"{' '.join(command[:6])} took longer than {RUN_LIMIT:.0f} s", code="demo-timeout"
+        ) from error
     if done.returncode not in codes:
         said = (done.stderr.strip() or done.stdout.strip())[-2000:]
         raise DemoError(
-            f"{' '.join(command[-4:])} ended with {done.returncode}: {said}", place=str(where), code="demo-command"
+            f"{' '.join(command[-4:])} ended with {done.returncode}: {said}",
+            place=str(where),
+            code="demo-command",
         )
     return done.stdout
 
@@ -317,6 +343,6 @@ def _json(text: str) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
-def _require(holds: bool, fact: str, seen: dict[str, Any]) -> None:  # noqa: FBT001 - a condition is a boolean
+def _require(holds: bool, fact: str, seen: dict[str, Any]) -> None:
     if not holds:
         raise DemoError(fact, place=json.dumps(seen, default=str)[:2000], code="demo-broken-promise")

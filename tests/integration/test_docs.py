@@ -19,7 +19,9 @@ def test_the_commands_of_the_readme_work(repository: Path, tmp_path: Path) -> No
     block = next(part for part in _blocks(text, "console") if "maestro init" in part)
     lines = [line for line in block.splitlines() if not line.startswith("source ")]
     assert len(lines) >= 6
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAESTRO_", "DAGSTER_"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("MAESTRO_", "DAGSTER_"))
+    }
     environment = {**clean, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "\n".join(lines)],
@@ -45,7 +47,11 @@ def test_the_flow_of_the_readme_lints_clean(repository: Path, tmp_path: Path) ->
 
     from maestro_dagster.cli.main import command
 
-    (flow,) = [part for part in _blocks((repository / "README.md").read_text(encoding="utf-8"), "yaml") if "tasks:" in part]
+    (flow,) = [
+        part
+        for part in _blocks((repository / "README.md").read_text(encoding="utf-8"), "yaml")
+        if "tasks:" in part
+    ]
     path = tmp_path / "flow.yaml"
     path.write_text(flow, encoding="utf-8")
     result = CliRunner().invoke(command, ["flow", "lint", str(path), "--json"])
@@ -77,7 +83,11 @@ def test_every_command_shows_an_example(repository: Path) -> None:
 
 
 def _pages(repository: Path) -> list[Path]:
-    return [*repository.glob("*.md"), *(repository / "docs").rglob("*.md"), *(repository / "recipes").rglob("*.md")]
+    return [
+        *repository.glob("*.md"),
+        *(repository / "docs").rglob("*.md"),
+        *(repository / "recipes").rglob("*.md"),
+    ]
 
 
 def _blocks(text: str, language: str) -> list[str]:

@@ -111,13 +111,15 @@ def _commit(work: Path, files: dict[str, str]) -> str:
     subprocess.run([*git, "init", "--quiet", "--initial-branch=main"], check=True)
     subprocess.run([*git, "add", "--all"], check=True)
     subprocess.run([*git, "commit", "--quiet", "--message", "feat: innocent"], check=True)
-    return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    done = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def _maestro(
     where: Path, *arguments: str, environment: dict[str, str] | None = None, codes: tuple[int, ...] = (0,)
 ) -> str:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAESTRO_", "DAGSTER_"))}
+    foreign = ("MAESTRO_", "DAGSTER_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     done = subprocess.run(
         [sys.executable, "-m", "maestro_dagster", *arguments],
         cwd=where,

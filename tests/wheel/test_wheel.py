@@ -70,14 +70,16 @@ def test_init_run_and_dg_check_in_an_empty_folder(room: Path, scripts: Path) -> 
     ran = _call([str(scripts / "maestro"), "run", str(starter), "--json"], cwd=shop, env=environment)
     report = json.loads(ran)
     assert report["status"] == "succeeded"
-    verified = _call([str(scripts / "maestro"), "verify", report["evidence"], "--json"], cwd=shop, env=environment)
+    verified = _call(
+        [str(scripts / "maestro"), "verify", report["evidence"], "--json"], cwd=shop, env=environment
+    )
     assert json.loads(verified)["ok"] is True
     _call([str(scripts / "dg"), "check", "defs"], cwd=shop, env=environment)
 
 
 def _call(command: list[str], cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, f"{command} -> {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    assert done.returncode == 0, (
+        f"{command} -> {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    )
     return done.stdout
-
-
