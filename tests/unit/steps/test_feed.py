@@ -3,12 +3,14 @@ from __future__ import annotations
 import json
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from maestro_dagster.errors import StepError
 from maestro_dagster.steps.feed_parse import FeedParse
+from maestro_dagster.steps.feed_text import _without_bomb, parse_feed
 
 RSS = """<?xml version="1.0"?><rss version="2.0"><channel><title>News</title><link>https://example.com/</link>
 <item><title>A &lt;b&gt;bold&lt;/b&gt; step</title><link>https://example.com/1</link><guid>one</guid>
@@ -156,3 +158,21 @@ async def test_too_large_a_feed_is_refused_before_it_is_parsed(bench: Any) -> No
     with pytest.raises(StepError) as caught:
         await parse(bench, b" " * (16 * 1024**2 + 1))
     assert caught.value.error_code == "feed-too-large"
+
+
+def test_entities_are_dropped_before_the_parser_sees_them() -> None:
+    for bomb in (_bomb(30, 10).encode(), _feed(f'<!ENTITY a "{"x" * 50_000}">', "&a;" * 50_000).encode()):
+        changed, why = _without_bomb(bomb)
+        assert b"<!ENTITY" not in changed
+        assert why
+    harmless = _feed('<!ENTITY me "Ada">', "&me;").encode()
+    assert _without_bomb(harmless) == (harmless, None)
+
+
+def test_the_parser_opens_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "feed.xml"
+    file.write_text(RSS)
+    options = {"media_type": "text/plain", "max_entries": 10, "max_text": 100}
+    read = json.loads(parse_feed(options, str(file).encode()))
+    assert read["feed"]["title"] is None
+    assert read["feed"]["entries"] == []

@@ -134,3 +134,7 @@ async def test_an_input_that_is_no_text_is_refused(bench: Any) -> None:
     assert error.error_code == "input-not-text"
     error = await fault(bench, "{{ input }}", {"a": bench.put(b"{nope", "application/json")})
     assert error.error_code == "input-not-json"
+
+
+async def test_memory_is_bounded_by_the_kernel(bench: Any) -> None:
+    assert (await fault(bench, "{{ 'x' * 2000000000 }}")).error_code == "step-too-large"
