@@ -78,13 +78,26 @@ class _Lint:
     def refusals(
         self, uses: str, schema: Mapping[str, Any], config: dict[str, Any], config_at: Path
     ) -> Iterator[Remark]:
-        if uses not in self.validators:
-            from jsonschema import Draft202012Validator
+        try:
+            if uses not in self.validators:
+                self.validators[uses] = open_validator(schema)
+            errors = list(self.validators[uses].iter_errors(config))
+        except Exception as error:  # noqa: BLE001 - a third party's schema may be anything
+            message = f"the schema of the kind `{uses}` cannot be used: {error}"
+            yield Remark("kind-broken", message, "Repair or remove the package that brings it.", config_at)
+            return
+        for refused in errors:
+            if not _is_for_expression(refused):
+                yield from _explain(refused, uses, schema, config_at)
 
-            self.validators[uses] = Draft202012Validator(dict(schema))
-        for error in self.validators[uses].iter_errors(config):
-            if not _is_for_expression(error):
-                yield from _explain(error, uses, schema, config_at)
+
+def open_validator(schema: Mapping[str, Any]) -> Validator:
+    """The validator of JSON Schema 2020-12 that all configs go through."""
+    from jsonschema import Draft202012Validator
+
+    from maestro_dagster.manifest.pattern import translate_schema
+
+    return Draft202012Validator(translate_schema(dict(schema)))
 
 
 def _is_for_expression(error: ValidationError) -> bool:

@@ -59,7 +59,12 @@ def parse_plain_yaml(text: str) -> Any:
     reader = _Reader(text)
     value = reader.block(-1, 0)
     if reader.line is not None:
-        raise UnsupportedError
+        raise DocumentError(
+            "yaml-syntax",
+            "this line belongs neither to the list nor to the map above it",
+            reader.line[1],
+            "Check its indentation; a key needs a `:` behind it, an item a `-` before it.",
+        )
     return value
 
 
@@ -121,9 +126,12 @@ class _Reader:
         self.count(at, depth)
         if self._is_item(at):
             return self.sequence(indent, depth)
-        if self._key(at) is None:
-            raise UnsupportedError
-        return self.mapping(indent, depth)
+        if self._key(at) is not None:
+            return self.mapping(indent, depth)
+        if parent < 0 and self.text[at] in "[{":
+            self.nodes -= 1  # `inline` counts it again
+            return self.inline(at, -1, depth)
+        raise UnsupportedError
 
     def _is_item(self, at: int) -> bool:
         return self.text[at] == "-" and self.text[at + 1 : at + 2] in (" ", "\n", "")
@@ -208,8 +216,9 @@ class _Reader:
             match = _PLAIN.match(self.text, at)
             if match is None:
                 raise UnsupportedError
-            end = match.end()
-            value = resolve_plain(match.group().rstrip(" "), at)
+            plain = match.group().rstrip(" ")
+            end = at + len(plain)
+            value = resolve_plain(plain, at)
         tail = _END.match(self.text, end)
         if tail is None:
             raise UnsupportedError
@@ -244,8 +253,8 @@ class _Reader:
             if match is None or not match.end() > position:
                 break
             spaces, rest = len(match.group(1)), match.group(2)
-            if not rest and not inner:
-                raise UnsupportedError  # blank lines before the text have rules of their own
+            if not rest and (not inner or not match.group().endswith("\n")):
+                raise UnsupportedError  # blank lines before the text, and at the very end, have own rules
             if rest and not inner:
                 inner = spaces
             if rest and (spaces < inner or inner <= indent or inner == 0):
@@ -281,7 +290,8 @@ class _Reader:
             )
         line_end = self.text.rfind("\n", at, end)
         if line_end >= 0:
-            if end - line_end - 1 <= max(indent, 0):
+            marker = self.text.startswith(("---", "..."), line_end + 1)
+            if marker or end - line_end - 1 <= indent:
                 raise UnsupportedError
             self.next_line = self.text.find("\n", end) + 1 or len(self.text)
         return end
