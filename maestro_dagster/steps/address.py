@@ -83,6 +83,15 @@ class AddressRule:
             code="http-address",
         )
 
+    def excepts_host(self, host: str) -> bool:
+        """Whether the project names this very host, or this very address, as private and allowed."""
+        name = normal_host(host)
+        try:
+            address = ipaddress.ip_address(name)
+        except ValueError:
+            return name in self.hosts
+        return any(_inside(address, network) for network in self.networks)
+
 
 def normal_host(host: str) -> str:
     """Lower case, without brackets and without the dot of a full name."""

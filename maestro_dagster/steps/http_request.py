@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -13,6 +13,9 @@ from maestro_dagster.artifacts.interface import Artifact
 from maestro_dagster.errors import StepError
 from maestro_dagster.steps.input import is_json
 from maestro_dagster.steps.interface import Effects, Estimate, StepConfig, StepContext, StepKind, StepResult
+
+if TYPE_CHECKING:
+    from maestro_dagster.steps.address import AddressRule
 
 # They are set by the exchange itself, or they would carry a secret that belongs into `auth_secret`.
 _REFUSED_HEADERS = frozenset(
@@ -114,12 +117,12 @@ async def send(
     from maestro_dagster.steps.address import AddressRule
     from maestro_dagster.steps.http_fetch import Exchange, exchange_http
 
+    rule = AddressRule(context.network.egress, context.network.allow_private)
     headers.setdefault("User-Agent", _AGENT)
     if config.expect:
         headers.setdefault("Accept", ", ".join(config.expect))
     if config.auth_secret is not None:
-        headers[config.auth_header] = _credential(context, config)
-    rule = AddressRule(context.network.egress, context.network.allow_private)
+        headers[config.auth_header] = _credential(context, config, rule)
     exchange = Exchange(
         url=config.url,
         method=method,
@@ -145,9 +148,10 @@ async def send(
     return StepResult(data=answer.body, media_type=answer.media_type, facts=facts, preview=preview)
 
 
-def _credential(context: StepContext, config: HttpConfig) -> str:
+def _credential(context: StepContext, config: HttpConfig, rule: AddressRule) -> str:
     assert config.auth_secret is not None  # noqa: S101 - the caller checked; for the type checker
-    if urlsplit(config.url).scheme != "https" and not context.network.allow_private:
+    parts = urlsplit(config.url)
+    if parts.scheme != "https" and not rule.excepts_host(parts.hostname or ""):
         raise StepError(
             "a secret is not sent over plain http",
             place=f"step {context.step}",

@@ -194,6 +194,10 @@ async def test_a_secret_is_not_sent_over_plain_http(bench: Any) -> None:
     bench.secrets["token"] = "s3cret"
     error = await refusal(bench, {"url": "http://example.com/", "auth_secret": "token"})
     assert error.error_code == "http-plain-secret"
+    # What the project allows for one private host is no licence for all others.
+    bench.network = Network(allow_private=("127.0.0.1", "intranet.example"))
+    for url in ("http://example.com/", "http://a.intranet.example/", "http:///"):
+        assert (await refusal(bench, {"url": url, "auth_secret": "token"})).error_code == "http-plain-secret"
 
 
 async def test_egress_is_enforced_on_every_hop(bench: Any, server: Server, second: Server) -> None:
