@@ -88,6 +88,9 @@ def test_compacting_again_changes_nothing_and_late_events_count_once(spool: Spoo
     write(spool, "run-1", *first[:2], make_event(cost_nano=10))  # a duplicate delivery and a late one
     result = compact_day(spool, lake, DAY, ended)
     assert (result.rows, result.sum_nano, result.added) == (4, 13, 1)
+    path = lake.file(DAY)
+    assert path is not None
+    assert list(path.parent.glob("*.parquet")) == [path]  # who reads by pattern counts nothing twice
     assert result.balanced
 
 

@@ -47,7 +47,7 @@ def test_each_cut_of_the_last_line_loses_that_line_only(tmp_path: Path) -> None:
     lines = [encode_event(make_event(cost_nano=number)) for number in range(3)]
     whole = b"".join(lines)
     path = tmp_path / "run.1-1.ndjson"
-    for cut in range(len(whole) - len(lines[-1]), len(whole), 1 if FULL else 7):
+    for cut in (*range(len(whole) - len(lines[-1]), len(whole), 1 if FULL else 7), len(whole) - 1):
         path.write_bytes(whole[:cut])
         assert [event.cost_nano for event in read_file(path)] == [0, 1], cut
 

@@ -45,6 +45,7 @@ class Provider:
     replies: list[bytes] = field(default_factory=list)
     requests: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
     delay: float = 0.0
+    after: float = 0.0  # seconds that the connection stays open after the reply
     before: Callable[[], Awaitable[None]] | None = None
 
     @property
@@ -65,6 +66,7 @@ class Provider:
             await asyncio.sleep(self.delay)
             writer.write(self.replies.pop(0) if len(self.replies) > 1 else self.replies[0])
             await writer.drain()
+            await asyncio.sleep(self.after)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:

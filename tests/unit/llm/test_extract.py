@@ -55,6 +55,18 @@ def test_length_and_keywords_hold_and_every_sentence_stands_in_the_input(
         assert has_phrase(extract.text, keyword) or not has_phrase(whole, keyword)
 
 
+@given(st.integers(0, 1000), st.integers(18, 60))
+@settings(max_examples=30, deadline=None)
+def test_a_narrow_limit_holds(seed: int, most: int) -> None:
+    assert extract_summary(make_documents(4, 4, seed), "x", ExtractLimits(most, most)).words <= most
+
+
+def test_one_tag_without_an_end_takes_no_time() -> None:
+    began = time.process_time()
+    extract_summary([Document("", "<" + "a" * 64 * 1024)] * 4, "x", ExtractLimits())
+    assert time.process_time() - began < 2
+
+
 def test_the_same_input_gives_the_same_text() -> None:
     limits = ExtractLimits(100, 200)
     assert extract_summary(make_documents(), "x", limits) == extract_summary(make_documents(), "x", limits)

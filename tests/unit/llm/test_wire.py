@@ -104,6 +104,16 @@ async def test_a_broken_answer_may_have_been_billed_so_the_reserve_stands(
     assert ledger.rows[1] == ("settle", None, "model-unreachable")
 
 
+async def test_an_answer_without_end_is_left_at_the_limit(
+    provider: Provider, ledger: Ledger, make_hub: MakeHub
+) -> None:
+    provider.replies = [http_reply(200, b"x" * (MAX_ANSWER_BYTES + 200_000), length=2**40)]
+    provider.after = 30
+    with pytest.raises(ModelError) as caught:
+        await make_hub(provider.url).generate(ASK, ledger)
+    assert "more than" in caught.value.fact
+
+
 async def test_a_slow_provider_is_given_up(provider: Provider, ledger: Ledger, make_hub: MakeHub) -> None:
     provider.delay = 5
     began = time.monotonic()
