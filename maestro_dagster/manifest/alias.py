@@ -78,10 +78,23 @@ def _http(config: Config) -> tuple[str, Config]:
 
 def _tool(config: Config) -> tuple[str, Config]:
     name = config.get("name")
-    suffix = _TOOLS.get(name) if isinstance(name, str) else None
-    if suffix is None:
+    if not isinstance(name, str):
         return "tool/python@1.0.0", config
-    return suffix, {key: value for key, value in config.items() if key != "name"}
+    rest = {key: value for key, value in config.items() if key != "name"}
+    suffix = _TOOLS.get(name)
+    return (suffix, rest) if suffix else ("tool/python@1.0.0", {"entry": name, **rest})
+
+
+def _scan(config: Config) -> tuple[str, Config]:
+    names = {"threshold": "fail_on"}
+    return "scan/vulnerabilities@1.0.0", {names.get(key, key): value for key, value in config.items()}
+
+
+def _sign(config: Config) -> tuple[str, Config]:
+    # What is signed is a Sigstore bundle, which cosign verifies; another provider stays, to be refused.
+    if config.get("provider") == "cosign":
+        config = {key: value for key, value in config.items() if key != "provider"}
+    return "sign/artifact@1.0.0", config
 
 
 def _file(config: Config) -> tuple[str, Config]:
@@ -104,8 +117,8 @@ ALIASES: Mapping[str, Rewrite] = {
     "llm.generate": _model("llm/generate@1.0.0"),
     "web.scrape": _plain("web/scrape@1.0.0"),
     "build.container": _plain("build/container@1.0.0"),
-    "security.scan": _plain("scan/vulnerabilities@1.0.0"),
-    "supplychain.sign": _plain("sign/artifact@1.0.0"),
+    "security.scan": _scan,
+    "supplychain.sign": _sign,
     "registry.push": _plain("registry/push@1.0.0"),
     "cd.rollout": _plain("cd/rollout@1.0.0"),
     # the node types of flow.json

@@ -1,0 +1,148 @@
+"""`maestro flow` and `maestro schema`: output for scripts, exit codes, speed, no heavy import."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+from click.testing import CliRunner, Result
+
+from maestro_dagster.cli.flow import command
+from maestro_dagster.cli.main import run_command
+from maestro_dagster.cli.schema import command as schema_command
+
+FLOW = """\
+name: sample-flow
+version: 1.0.0
+on: [push]
+tasks:
+  - {id: fetch, uses: pkg:http/get@1.0.0, with: {url: "https://example.com"}}
+  - {id: parse, uses: pkg:feed/parse@1.0.0, needs: [fetch]}
+"""
+HEAVY = ("dagster", "litellm", "duckdb", "polars", "pandas", "pyarrow", "aiohttp", "cryptography")
+
+
+@pytest.fixture
+def flow(tmp_path: Path) -> str:
+    path = tmp_path / "flow.yaml"
+    path.write_text(FLOW)
+    return str(path)
+
+
+def call(*arguments: str, stdin: str | None = None) -> Result:
+    return CliRunner().invoke(command, list(arguments), input=stdin)
+
+
+def test_lint_is_clean(flow: str) -> None:
+    done = call("lint", flow, "--json")
+    assert done.exit_code == 0
+    assert json.loads(done.stdout) == {"diagnostics": []}
+
+
+def test_lint_says_what_is_wrong_in_every_file(flow: str, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(FLOW.replace("needs: [fetch]", "needs: [fecth]"))
+    done = call("lint", flow, str(bad), str(tmp_path / "none.yaml"), "--json")
+    assert done.exit_code == 1
+    first, second = json.loads(done.stdout)["diagnostics"]
+    assert first == {
+        "file": str(bad),
+        "line": 6,
+        "column": 53,
+        "code": "unknown-need",
+        "severity": "error",
+        "message": "the step `parse` needs `fecth`, which is no step",
+        "remedy": "Did you mean `fetch`?",
+    }
+    assert second["code"] == "file-unreadable"
+    assert "2 errors" in call("lint", flow, str(bad), str(tmp_path / "none.yaml")).stdout
+
+
+def test_a_warning_alone_is_no_failure() -> None:
+    done = call(
+        "lint", "-", "--json", stdin="name: abc\nsteps: [{id: a, uses: http, with: {url: 'https://x.org'}}]\n"
+    )
+    assert [each["code"] for each in json.loads(done.stdout)["diagnostics"]] == ["version-missing"]
+    assert done.exit_code == 0
+
+
+def test_digest_is_one_line_and_the_same_in_every_dialect(flow: str, tmp_path: Path) -> None:
+    first = call("digest", flow).stdout
+    assert first.startswith("sha256:")
+    assert first.count("\n") == 1
+    assert len(first.strip()) == len("sha256:") + 64
+    for dialect in ("tasks", "steps", "nodes"):
+        for options in ([], ["--json"]):
+            text = call("convert", flow, "--to", dialect, *options).stdout
+            assert call("digest", "-", stdin=text).stdout == first
+    assert json.loads(call("digest", flow, "--json").stdout) == {"digest": first.strip()}
+
+
+def test_show(flow: str) -> None:
+    text = call("show", flow).stdout
+    assert "sample-flow 1.0.0" in text
+    assert "http/get" in text
+    form = json.loads(call("show", flow, "--json").stdout)
+    assert form["schema"] == "maestro.flow/v1"
+    assert [task["id"] for task in form["tasks"]] == ["fetch", "parse"]
+
+
+def test_graph(flow: str) -> None:
+    assert call("graph", flow).stdout.startswith("flowchart LR\n")
+    assert "n0 --> n1" in call("graph", flow).stdout
+    assert '"fetch" -> "parse";' in call("graph", flow, "--dot").stdout
+    picture = ET.fromstring(call("graph", flow, "--svg").stdout)  # noqa: S314 - we wrote it
+    assert picture.tag.endswith("svg")
+    assert json.loads(call("graph", flow, "--json").stdout)["edges"] == [{"from": "fetch", "to": "parse"}]
+
+
+def test_a_broken_flow_is_a_coded_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "cycle.yaml"
+    path.write_text(FLOW.replace("with: {url", "needs: [parse], with: {url"))
+    for name in ("digest", "show", "graph"):
+        assert run_command(["flow", name, str(path), "--json"]) == 1
+        assert json.loads(capsys.readouterr().out)["error"]["code"] == "cycle"
+    assert run_command(["flow", "convert", str(path), "--to", "steps"]) == 1
+    assert "fetch -> parse -> fetch" in capsys.readouterr().err
+
+
+def test_schema_is_the_committed_one(repository: Path) -> None:
+    done = CliRunner().invoke(schema_command, [])
+    assert done.stdout == (repository / "schemas" / "flow.v1.schema.json").read_text(encoding="utf-8")
+
+
+def steps(count: int) -> str:
+    lines = ["name: big-flow", "version: 1.0.0", "params: {topic: {default: AI}}", "tasks:"]
+    for number in range(count):
+        lines += [f"  - id: step-{number}", "    uses: pkg:text/template@1.0.0"]
+        lines += [f"    needs: [step-{number - 1}]"] if number else []
+        lines += ['    with: {template: "Of ${{ params.topic }}"}', "    retries: 2"]
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(("count", "seconds"), [(100, 1.0), (10_000, 6.0)])
+def test_lint_is_fast_and_light(tmp_path: Path, count: int, seconds: float) -> None:
+    """CPU time, not wall time: others use this machine too. `make bench` measures the wall."""
+    path = tmp_path / "big.yaml"
+    path.write_text(steps(count))
+    code = (
+        "import sys, resource\n"
+        "from maestro_dagster.cli.main import run_command\n"
+        f"assert run_command(['flow', 'lint', {str(path)!r}]) == 0\n"
+        f"found = [name for name in {HEAVY!r} if name in sys.modules]\n"
+        "assert not found, found\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(used.ru_utime + used.ru_stime)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < seconds
+
+
+def test_the_limit_of_steps() -> None:
+    done = call("lint", "-", "--json", stdin=steps(10_001))
+    assert [each["code"] for each in json.loads(done.stdout)["diagnostics"]] == ["too-many-steps"]
