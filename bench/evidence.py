@@ -1,4 +1,4 @@
-"""Milliseconds to make the bundle of a run with 1,000 claims durable, against fsync + zip of the same bytes."""
+"""Milliseconds to make a bundle of 1,000 claims durable, against fsync + zip of the same bytes."""
 
 from __future__ import annotations
 

@@ -25,11 +25,11 @@ def _write(folder: Path) -> Path:
 def maestro(folder: Path) -> dict[str, float]:
     from click.testing import CliRunner
 
-    from maestro_dagster.cli.main import main
+    from maestro_dagster.cli.main import command
 
     path = _write(folder)
     before = time.process_time()
-    result = CliRunner().invoke(main, ["flow", "lint", str(path), "--json"])
+    result = CliRunner().invoke(command, ["flow", "lint", str(path), "--json"])
     used = time.process_time() - before
     assert result.exit_code == 0, result.output
     return {"value": used}

@@ -1,6 +1,6 @@
 """Seconds from `git push` to the first step, on the same small flow and repository.
 
-Ours: the hook, the inbox and the loop of `maestro dev`. Theirs: `dagster dev`'s parts (webserver left out) with
+Ours: the hook, the inbox and the loop of `maestro dev`. Theirs: the stock daemon with
 a sensor that runs `git ls-remote` as often as the daemon ticks, and the default launcher.
 """
 
@@ -58,7 +58,7 @@ def maestro(folder: Path) -> dict[str, float]:
     bare, work = _repository(folder)
     _call([*cli, "hook", "install", str(bare)], cwd=project)
     with _process([*cli, "dev", "--no-ui", "--no-daemon"], project, folder / "dev.log"):
-        _wait(lambda: (project / ".maestro" / "run" / "ready").exists(), 60)
+        _wait((project / ".maestro" / "run" / "ready").exists, 60)
         pushed = _push(work)
         return {"value": _wait(lambda: _first_step(project), 60) - pushed}
 

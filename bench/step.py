@@ -1,4 +1,4 @@
-"""What one step costs: 100 steps in a chain, each making an artifact of 200 bytes, claims and journal included.
+"""What one step costs: a chain of 100, each making an artifact of 200 bytes, claims and journal included.
 
 Imports and definitions are left out of the CPU figure on both sides; bytes are all that the run left on disk.
 """

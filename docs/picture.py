@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -32,14 +33,14 @@ def main() -> None:
     shop = demo / "shop"
     if not (shop / "pyproject.toml").is_file():
         subprocess.run([str(BIN / "maestro"), "demo", "--dir", str(demo)], check=True, timeout=300)
-    run_id = _newest_run(shop, "python-release")
     port = _free_port()
     OUT.mkdir(exist_ok=True)
     with _server(shop, port):
-        _take(chromium, f"http://127.0.0.1:{port}", run_id)
+        _release(shop, demo / "example-lib")
+        _take(chromium, f"http://127.0.0.1:{port}")
 
 
-def _take(chromium: str, base: str, run_id: str) -> None:
+def _take(chromium: str, base: str) -> None:
     from playwright.sync_api import sync_playwright
 
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -48,31 +49,47 @@ def _take(chromium: str, base: str, run_id: str) -> None:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         # The newsletter window of a first visit would stand before every picture.
         page.request.post(f"{base}/graphql", data={"query": "mutation { setNuxSeen }"})
-        for name, path in (
-            ("graph", "/asset-groups/"),
-            ("evidence", "/assets/python-release/evidence?view=overview"),
-            ("artifact", "/assets/python-release/build?view=overview"),
-            ("checks", "/assets/python-release/evidence?view=checks"),
-            ("plots", "/assets/python-release/build?view=plots"),
-            ("run", f"/runs?q%5B0%5D=tag%3Amaestro%2Frun_id%3D{run_id}"),
+        for name, path, button in (
+            ("graph", "/locations/maestro/asset-groups/python_release/lineage", None),
+            ("evidence", "/assets/python-release/evidence?view=overview", None),
+            ("plots", "/assets/python-release/build?view=overview", "Plots"),
         ):
             page.goto(base + path, wait_until="networkidle")
-            page.wait_for_timeout(2500)
+            if button:
+                page.get_by_text(button, exact=True).first.click()
+            page.wait_for_timeout(3000)
             page.screenshot(path=str(OUT / f"{name}.png"))
             print(f"docs/pictures/{name}.png")  # noqa: T201 - this is the program's output
         browser.close()
 
 
-def _newest_run(shop: Path, flow: str) -> str:
-    done = subprocess.run(
-        [str(BIN / "maestro"), "status", "--json"],
-        cwd=shop,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
+def _release(shop: Path, work: Path) -> None:
+    """Pushes a commit that is released, and waits for it."""
+    known = {run["run_id"] for run in _runs(shop)}
+    number = f"1.{len(known)}.0"
+    pyproject = work / "pyproject.toml"
+    text = re.sub(r'(?m)^version = ".*"', f'version = "{number}"', pyproject.read_text(encoding="utf-8"))
+    text = re.sub(r"(?m)^dependencies = .*", "dependencies = []", text)
+    pyproject.write_text(text, encoding="utf-8")
+    identity = ["-c", "user.name=Maestro demo", "-c", "user.email=demo@example.com"]
+    git = ["git", *identity, "-C", str(work)]
+    subprocess.run(
+        [*git, "commit", "--quiet", "--all", "-m", f"fix: release {number}"], check=True, timeout=30
     )
-    return next(run["run_id"] for run in json.loads(done.stdout)["runs"] if run["flow"] == flow)
+    subprocess.run([*git, "push", "--quiet", "origin", "main"], check=True, timeout=30)
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        for run in _runs(shop):
+            if run["run_id"] not in known and run["status"] not in {"requested", "running"}:
+                return
+        time.sleep(1)
+    sys.exit("the push was not released within 120 s")
+
+
+def _runs(shop: Path) -> list[dict[str, str]]:
+    command = [str(BIN / "maestro"), "status", "--json"]
+    done = subprocess.run(command, cwd=shop, capture_output=True, text=True, timeout=60, check=True)
+    return list(json.loads(done.stdout)["runs"])
 
 
 def _free_port() -> int:
