@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 Closed = Callable[[str], bool]
+Stored = dict[str, tuple[str, int | None]]  # event id -> phase and cost in the lake
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,9 @@ def spool_days(spool: Spool) -> tuple[str, ...]:
 def prune_spool(spool: Spool, lake: Lake, closed: Closed) -> tuple[str, ...]:
     """Removes the files of closed runs whose every event is in the lake at its price. Gives their names."""
     removed: list[str] = []
-    for run_id in spool.runs():
-        if not closed(run_id):
-            continue
-        paths = [path for _, path in spool.files(run_id)]
-        events = spool.read_run(run_id)
-        if not _published(lake, run_id, events):
+    days: dict[str, Stored] = {}
+    for run_id, paths, events in spool.read_runs():
+        if not closed(run_id) or not _published(lake, events, days):
             continue
         known = {event.event_id for event in events}
         removed += [path.name for path in paths if _remove(path, known)]
@@ -117,11 +115,11 @@ def read_usage(
     until: str | None = None,
 ) -> list[UsageEvent]:
     """Events of spool and lake together, each once, by time."""
-    runs = spool.runs() if run_id is None else (run_id,)
+    groups = (events for _, _, events in spool.read_runs()) if run_id is None else (spool.read_run(run_id),)
     fresh = [
         event
-        for run in runs
-        for event in spool.read_run(run)
+        for events in groups
+        for event in events
         if (since is None or event.occurred_at[:10] >= since)
         and (until is None or event.occurred_at[:10] <= until)
     ]
@@ -132,8 +130,8 @@ def read_usage(
 def _collect(spool: Spool, day: str, closed: Closed) -> tuple[list[UsageEvent], int]:
     events: list[UsageEvent] = []
     waiting = 0
-    for run_id in spool.runs():
-        of_day = [event for event in spool.read_run(run_id) if event.occurred_at[:10] == day]
+    for run_id, _, run_events in spool.read_runs():
+        of_day = [event for event in run_events if event.occurred_at[:10] == day]
         open_intents = {event.event_id for event in of_day if event.phase == "intent"}
         if open_intents and not closed(run_id):
             waiting += len(open_intents)
@@ -151,22 +149,23 @@ def _settled_costs(frame: pl.DataFrame | None, event_ids: Iterable[str]) -> dict
     return {event_id: cost for event_id, phase, cost in rows if phase == "settled" and event_id in wanted}
 
 
-def _published(lake: Lake, run_id: str, events: Iterable[UsageEvent]) -> bool:
-    days: dict[str, list[UsageEvent]] = {}
+def _published(lake: Lake, events: Iterable[UsageEvent], days: dict[str, Stored]) -> bool:
+    """Whether the lake has every event at its price, or a settlement in place of an intent."""
     for event in events:
-        days.setdefault(event.occurred_at[:10], []).append(event)
-    for day, wanted in days.items():
-        if lake.manifest(day) is None:
+        day = event.occurred_at[:10]
+        if day not in days:
+            days[day] = _read_stored(lake, day)
+        found = days[day].get(event.event_id)
+        replaced = found is not None and found[0] == "settled" and event.phase == "intent"
+        if not replaced and found != (event.phase, event.cost_nano):
             return False
-        frame = lake.read_day(day, run_id)
-        rows = () if frame is None else frame.select("event_id", "phase", "cost_nano").iter_rows()
-        stored = {event_id: (phase, cost) for event_id, phase, cost in rows}
-        for event in wanted:
-            found = stored.get(event.event_id)
-            replaced = found is not None and found[0] == "settled" and event.phase == "intent"
-            if not replaced and found != (event.phase, event.cost_nano):
-                return False
     return True
+
+
+def _read_stored(lake: Lake, day: str) -> Stored:
+    frame = lake.read_day(day)
+    rows = () if frame is None else frame.select("event_id", "phase", "cost_nano").iter_rows()
+    return {event_id: (phase, cost) for event_id, phase, cost in rows}
 
 
 def _remove(path: Path, known: set[str]) -> bool:

@@ -14,6 +14,8 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +23,8 @@ from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.errors import CostError
 
 FIELDS = tuple(field.name for field in fields(UsageEvent))
+_VALUES = attrgetter(*FIELDS)
+_ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` would make a new one each time
 _KNOWN = frozenset(FIELDS)
 _REQUIRED = _KNOWN - {"estimated"}
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -122,6 +126,12 @@ class Spool:
         """The run's events, each once. An intent that was never settled stands for its reserve."""
         return resolve_events(event for _, path in self.files(run_id) for event in read_file(path))
 
+    def read_runs(self) -> Iterator[tuple[str, list[Path], list[UsageEvent]]]:
+        """Every run with its files and its events, the folder being listed once."""
+        for run_id, group in groupby(self.files(), key=itemgetter(0)):
+            paths = [path for _, path in group]
+            yield run_id, paths, resolve_events(event for path in paths for event in read_file(path))
+
 
 def resolve_events(events: Iterable[UsageEvent]) -> list[UsageEvent]:
     """Each event id once, in order of first appearance: the first settlement, else the first intent."""
@@ -134,8 +144,7 @@ def resolve_events(events: Iterable[UsageEvent]) -> list[UsageEvent]:
 
 
 def encode_event(event: UsageEvent) -> bytes:
-    line = json.dumps({name: getattr(event, name) for name in FIELDS}, separators=(",", ":"))
-    return line.encode() + b"\n"
+    return _ENCODE(dict(zip(FIELDS, _VALUES(event), strict=True))).encode() + b"\n"
 
 
 def read_file(path: Path) -> Iterator[UsageEvent]:
