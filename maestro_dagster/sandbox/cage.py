@@ -36,11 +36,10 @@ class LinuxCage:
     def __init__(self, hidden: tuple[str, ...]) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="maestro-cage-"))
         self._folder.chmod(0o700)
-        (self._folder / "root").mkdir()
         self._layout = Layout(root=str(self._folder / "root"), hidden=hidden)
         self._refusal: str | None = None
         self._asked = False
-        weakref.finalize(self, shutil.rmtree, str(self._folder), ignore_errors=True)
+        weakref.finalize(self, _remove, str(self._folder), os.getpid())
 
     def refusal(self) -> str | None:
         if not self._asked:
@@ -81,6 +80,9 @@ class LinuxCage:
                     open_proxy(command.egress, command.allow_private, unix=isolated)
                 )
             if isolated:
+                Path(self._layout.root).mkdir(
+                    parents=True, exist_ok=True
+                )  # cleaners of temporary folders take it away
                 plan = make_plan(
                     command, self._layout, switch_user=switch, socket=proxy.socket if proxy else None
                 )
@@ -100,6 +102,11 @@ class LinuxCage:
             network_out=proxy.bytes_out,
             refused_hosts=tuple(sorted(proxy.refused)),
         )
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a forked worker must not take the folder from its parent
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_real_root() -> bool:

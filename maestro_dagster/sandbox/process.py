@@ -134,7 +134,14 @@ class CagedProcess:
         import marshal
 
         loop = asyncio.get_running_loop()
-        pid = await asyncio.wait_for(_first_word(ours), START_LIMIT)
+        try:
+            pid = await asyncio.wait_for(_first_word(ours), START_LIMIT)
+        except TimeoutError as error:
+            raise SandboxError(
+                f"a cage did not start within {START_LIMIT:.0f} s",
+                code="sandbox-setup",
+                remedy="lower the load",
+            ) from error
         if pid is None:
             await _drain(streams, loop)
             said = streams[2].kept.decode(errors="replace").strip() or "no answer"

@@ -114,6 +114,7 @@ class DeployDirectory(StepKind[DeployDirectoryConfig]):
             media_type=self.media_type,
             facts=report,
             preview=f"**{release.name} {release.version}** is current, before it {previous or 'nothing'}",
+            isolation=context.isolation,
         )
 
 

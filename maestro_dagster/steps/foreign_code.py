@@ -111,7 +111,7 @@ async def export_inputs(
     for name, artifact in inputs.items():
         path = top / re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".")
         await asyncio.to_thread(context.store.export, artifact, path)
-        await asyncio.to_thread(_open_for_reading, path)
+        await asyncio.to_thread(open_for_reading, path)
         found[f"/inputs/{path.name}"] = path
     return found
 
@@ -121,7 +121,7 @@ async def export_tree(context: StepContext, artifact: Artifact, name: str) -> Pa
     require_tree(artifact, context)
     path = context.scratch / name
     await asyncio.to_thread(context.store.export, artifact, path)
-    await asyncio.to_thread(_open_for_reading, path)
+    await asyncio.to_thread(open_for_reading, path)
     return path
 
 
@@ -143,7 +143,7 @@ def read_made_file(folder: Path, path: str, context: StepContext, limit: int) ->
     return read_file(folder, parts, place=f"step {context.step}", limit=limit)
 
 
-def _open_for_reading(path: Path) -> None:
+def open_for_reading(path: Path) -> None:
     """Our own copies become readable for the caged user, whatever the operator's umask is."""
     if not path.is_dir():
         path.chmod(0o755 if os.access(path, os.X_OK) else 0o644)
@@ -152,4 +152,6 @@ def _open_for_reading(path: Path) -> None:
         Path(folder).chmod(0o755)
         for name in files:
             file = Path(folder, name)
+            if file.is_symlink():
+                continue  # it could lead to a file that is not ours
             file.chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)

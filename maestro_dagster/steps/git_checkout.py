@@ -22,6 +22,9 @@ from maestro_dagster.steps.interface import Effects, Estimate, StepConfig, StepC
 CARD = ".maestro-checkout.json"
 MOST_COMMITS = 200
 MOST_CHANGES = 2000
+MOST_FILES = 200_000
+MOST_BYTES = 4 * 1024**3
+MOST_TEXT = 8192  # characters kept of a commit's message
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHA256_LENGTH = 64
 _REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/@+-]{0,250}")
@@ -64,11 +67,10 @@ class GitCheckout(StepKind[GitCheckoutConfig]):
             commit = await _fetch(git, repository, wanted, config.time_limit)
             before = await _fetch_before(git, repository, context.git.get("before", ""), commit)
             card = await _describe(git, repository, commit, before, context)
+            modules = await _check_size(git, commit)
             await git.run("checkout", "--quiet", "--force", "--detach", commit)
             tree_sha = (await git.run("rev-parse", f"{commit}^{{tree}}")).decode().strip()
-            modules = await git.run("ls-tree", "-r", "-z", commit)
-            links = sum(1 for entry in modules.split(b"\0") if entry.startswith(b"160000 "))
-        return await asyncio.to_thread(_store, context, git.folder, card, tree_sha, links)
+        return await asyncio.to_thread(_store, context, git.folder, card, tree_sha, modules)
 
 
 def _choose_repository(context: StepContext, config: GitCheckoutConfig, place: str) -> str:
@@ -181,6 +183,21 @@ async def _fetch_before(git: GitProcess, repository: str, before: str, commit: s
     return None
 
 
+async def _check_size(git: GitProcess, commit: str) -> int:
+    """Before a file is written: how much it would be. Gives the number of submodules."""
+    listing = await git.run("ls-tree", "-r", "-l", "-z", commit)
+    entries = [entry.split(b"\t", 1)[0].split() for entry in listing.split(b"\0") if entry]
+    size = sum(int(entry[3]) for entry in entries if entry[3].isdigit())
+    if len(entries) > MOST_FILES or size > MOST_BYTES:
+        raise StepError(
+            f"the commit holds {len(entries)} files with {size} bytes",
+            place=git.place,
+            remedy=f"check out at most {MOST_FILES} files with {MOST_BYTES} bytes",
+            code="git-too-large",
+        )
+    return sum(entry[1] == b"commit" for entry in entries)
+
+
 async def _describe(
     git: GitProcess, repository: str, commit: str, before: str | None, context: StepContext
 ) -> dict[str, Any]:
@@ -190,7 +207,7 @@ async def _describe(
     fields = log.decode("utf-8", "replace").removesuffix("\0").split("\0")
     names = ("sha", "author", "date", "subject", "body")
     commits = [
-        dict(zip(names, fields[start : start + len(names)], strict=True))
+        dict(zip(names, (text[:MOST_TEXT] for text in fields[start : start + len(names)]), strict=True))
         for start in range(0, len(fields) - 1, len(names))
     ]
     parents = (await git.run("log", "-1", "--format=%P", commit)).decode().split()
@@ -257,19 +274,24 @@ def _check_files(top: Path, place: str) -> tuple[int, int]:
     for folder, folders, names in os.walk(top):
         for name in (*folders, *names):
             path = Path(folder, name)
-            if path.is_symlink():
-                target = path.resolve()
-                if not target.is_relative_to(root) or not target.exists():
-                    raise StepError(
-                        f"the link {path.relative_to(top)} leads out of the repository or nowhere",
-                        place=place,
-                        remedy="remove the link from the commit",
-                        code="git-symlink-escape",
-                    )
+            if path.is_symlink() and not _stays_inside(path, root):
+                raise StepError(
+                    f"the link {str(path.relative_to(top))!a} leads out of the repository or nowhere",
+                    place=place,
+                    remedy="remove the link from the commit",
+                    code="git-symlink-escape",
+                )
         for name in names:
             files += 1
             size += Path(folder, name).lstat().st_size
     return files, size
+
+
+def _stays_inside(link: Path, root: Path) -> bool:
+    try:
+        return link.resolve(strict=True).is_relative_to(root)
+    except (OSError, RuntimeError):  # it leads nowhere, or to itself
+        return False
 
 
 def _unreachable(repository: str, place: str, said: str = "") -> StepError:

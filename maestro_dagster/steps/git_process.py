@@ -111,7 +111,8 @@ class GitProcess:
             ) from error
         try:
             async with asyncio.timeout(time_limit):
-                out, err = await process.communicate()
+                out, err = await asyncio.gather(_read(process.stdout), _read(process.stderr))
+                await process.wait()
         except TimeoutError:
             raise StepError.transient(
                 f"git {arguments[0]} took longer than {time_limit:.0f} s",
@@ -123,7 +124,18 @@ class GitProcess:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
+        if len(out) > OUTPUT_BYTES:
+            raise StepError(f"git {arguments[0]} printed too much", place=self.place, code="git-too-large")
         if process.returncode != 0:
             said = err[-1000:].decode("utf-8", "replace").strip()
             raise StepError(f"git {arguments[0]} failed: {said}", place=self.place, code="git-failed")
         return out
+
+
+async def _read(stream: asyncio.StreamReader | None) -> bytes:
+    """Everything up to a little over the limit; what comes after is dropped."""
+    kept = bytearray()
+    while stream is not None and (data := await stream.read(1 << 16)):
+        if len(kept) <= OUTPUT_BYTES:
+            kept += data
+    return bytes(kept)

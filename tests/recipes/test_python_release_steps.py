@@ -1,4 +1,4 @@
-"""The recipe on a real project, a real repository and the real engine, without the code location around it."""
+"""The recipe on a real project, a real repository and the real engine, without Dagster around it."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ import sys, urllib.request
 try:
     print(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())
 except Exception as error:
-    print(type(error).__name__, getattr(error, 'code', ''), error.read().decode() if hasattr(error, 'read') else '')
+    said = error.read().decode() if hasattr(error, 'read') else ''
+    print(type(error).__name__, getattr(error, 'code', ''), said)
 """
 TUNNEL = """
 import os, socket, sys
@@ -47,7 +49,7 @@ async def port() -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("isolation", ["namespaces", "none"])
-async def test_a_declared_host_is_reached(run_python, port, isolation):
+async def test_a_declared_host_is_reached(run_python: Any, port: Any, isolation: str) -> None:
     options = {"egress": (f"localhost:{port}",), "allow_private": ("localhost",), "isolation": isolation}
     url = f"http://localhost:{port}/page?a=b"
     clear = FETCH.replace(
@@ -74,7 +76,9 @@ async def test_a_declared_host_is_reached(run_python, port, isolation):
         (("localhost:{port}",), ("10.0.0.0/8",), "private address"),
     ],
 )
-async def test_what_is_not_declared_or_not_allowed_is_refused(run_python, port, egress, allow_private, why):
+async def test_what_is_not_declared_or_not_allowed_is_refused(
+    run_python: Any, port: Any, egress: Any, allow_private: Any, why: Any
+) -> None:
     egress = tuple(entry.format(port=port) for entry in egress)
     clear = FETCH.replace(
         "try:", "__import__('os').environ.pop('no_proxy'); __import__('os').environ.pop('NO_PROXY')\ntry:"
@@ -86,14 +90,19 @@ async def test_what_is_not_declared_or_not_allowed_is_refused(run_python, port, 
     assert result.refused_hosts == (f"localhost:{port}",)
 
 
-async def test_without_the_proxy_there_is_no_way(run_python, port):
+async def test_without_the_proxy_there_is_no_way(run_python: Any, port: Any) -> None:
     """The network of the cage has a loopback of its own and nothing else, egress or not."""
-    code = "import socket\ntry:\n  socket.create_connection(('127.0.0.1', %d), 3)\n  print('in')\nexcept OSError: pass"
+    code = (
+        "import socket\ntry:\n  socket.create_connection(('127.0.0.1', %d), 3)\n  print('in')\n"
+        "except OSError: pass"
+    )
     options = {"egress": (f"127.0.0.1:{port}",), "allow_private": ("127.0.0.1",)}
     assert (await run_python(code % port, **options)).stdout == b""
 
 
-async def test_a_second_request_cannot_ride_on_the_connection_of_the_first(run_python, port):
+async def test_a_second_request_cannot_ride_on_the_connection_of_the_first(
+    run_python: Any, port: Any
+) -> None:
     code = """
     import os, socket
     from urllib.parse import urlsplit
@@ -118,7 +127,7 @@ async def test_a_second_request_cannot_ride_on_the_connection_of_the_first(run_p
         "169.254.169.254",
         "192.168.0.1",
         "172.16.0.1",
-        "0.0.0.0",
+        "0.0.0.0",  # noqa: S104  an address that must be refused
         "::1",
         "fe80::1%eth0",
         "fd00:ec2::254",
@@ -131,22 +140,22 @@ async def test_a_second_request_cannot_ride_on_the_connection_of_the_first(run_p
         "::127.0.0.1",
     ],
 )
-def test_private_addresses_are_refused(address):
+def test_private_addresses_are_refused(address: Any) -> None:
     assert not is_allowed_address("name.example", address, ())
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:4700::1111"])
-def test_public_addresses_pass(address):
+def test_public_addresses_pass(address: Any) -> None:
     assert is_allowed_address("name.example", address, ())
 
 
-def test_a_project_allows_by_name_or_by_network():
+def test_a_project_allows_by_name_or_by_network() -> None:
     assert is_allowed_address("db.internal", "10.0.0.5", ("db.internal",))
     assert is_allowed_address("db.internal", "10.0.0.5", ("10.0.0.0/24",))
     assert not is_allowed_address("db.internal", "10.0.1.5", ("10.0.0.0/24",))
 
 
-def test_declarations_compare_names_and_ports_exactly():
+def test_declarations_compare_names_and_ports_exactly() -> None:
     assert is_declared("example.com", 443, ("EXAMPLE.com",))
     assert is_declared("example.com", 8443, ("example.com:8443",))
     assert not is_declared("example.com", 8443, ("example.com",))
@@ -155,9 +164,18 @@ def test_declarations_compare_names_and_ports_exactly():
     assert split_host("[2001:db8::1]:8080", None) == ("2001:db8::1", 8080)
 
 
-@pytest.mark.parametrize("head", [b"\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"CONNECT a:b HTTP/1.1\r\n\r\n",
-                                  b"\xff\xfe\r\n\r\n", b"GET ftp://x/ HTTP/1.1\r\n\r\n"])  # fmt: skip
-async def test_nonsense_gets_no_connection(head):
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"CONNECT a:b HTTP/1.1\r\n\r\n",
+        b"\xff\xfe\r\n\r\n",
+        b"GET ftp://x/ HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_nonsense_gets_no_connection(head: Any) -> None:
     proxy = EgressProxy(("a",), ())
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     async with server:

@@ -75,7 +75,10 @@ class Bench:
         )
 
     async def run(
-        self, kind: type[StepKind[Any]], config: Mapping[str, Any], inputs: Mapping[str, Artifact] | None = None
+        self,
+        kind: type[StepKind[Any]],
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Artifact] | None = None,
     ) -> StepResult:
         """The result, with `artifact` always set, as the engine stores it."""
         result = await kind().run(self.context(), kind.config.model_validate(config), inputs or {})
@@ -87,7 +90,8 @@ class Bench:
         return result
 
     def tree(self, files: Mapping[str, str | bytes]) -> Artifact:
-        folder = self.root / ".maestro" / f"made-{len(os.listdir(self.root / '.maestro'))}"
+        self.runs += 1
+        folder = self.root / ".maestro" / f"made-{self.runs}"
         write_files(folder, files)
         return self.store.put_tree(folder)
 
@@ -103,9 +107,11 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> None:
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fetched wheels: once for all tests of a session."""
-    return tmp_path_factory.mktemp("state") / "cache"
+def shared_cache(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fetched wheels: kept from one session of tests to the next where pytest keeps things at all."""
+    if pytestconfig.cache is None:
+        return tmp_path_factory.mktemp("state") / "cache"
+    return pytestconfig.cache.mkdir("maestro-wheels") / "cache"
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from typing import Any
 
 import pytest
 
@@ -10,11 +11,11 @@ from maestro_dagster.steps.git_checkout import CARD, GitCheckout
 from maestro_dagster.steps.interface import Network
 
 
-async def check_out(bench, repository, **config):
+async def check_out(bench: Any, repository: Any, **config: Any) -> Any:
     return await bench.run(GitCheckout, {"repository": str(repository), **config})
 
 
-async def test_exactly_one_commit_with_its_history(bench, make_repository):
+async def test_exactly_one_commit_with_its_history(bench: Any, make_repository: Any) -> None:
     repository, git = make_repository({"a.txt": "one\n", "bin/run": "#!/bin/sh\n"})
     first = git("rev-parse", "HEAD")
     (repository / "a.txt").write_text("two\n")
@@ -37,7 +38,7 @@ async def test_exactly_one_commit_with_its_history(bench, make_repository):
     assert (result.facts["files"], result.facts["bytes"]) == (1, 4)
 
 
-async def test_a_first_push_has_all_commits_and_the_whole_tree(bench, make_repository):
+async def test_a_first_push_has_all_commits_and_the_whole_tree(bench: Any, make_repository: Any) -> None:
     repository, git = make_repository({"a.txt": "one\n"})
     bench.git = {"repository": str(repository), "sha": git("rev-parse", "HEAD"), "before": "0" * 40}
     card = json.loads(bench.files((await bench.run(GitCheckout, {})).artifact)[CARD])
@@ -46,20 +47,23 @@ async def test_a_first_push_has_all_commits_and_the_whole_tree(bench, make_repos
     assert card["changed"] == [{"path": "a.txt", "status": "A"}]
 
 
-async def test_the_same_commit_makes_the_same_bytes(bench, make_repository):
+async def test_the_same_commit_makes_the_same_bytes(bench: Any, make_repository: Any) -> None:
     repository, _ = make_repository({"a.txt": "one\n"})
     results = [await check_out(bench, repository) for _ in range(2)]
     assert results[0].artifact == results[1].artifact
 
 
-async def test_nothing_of_the_commit_or_the_repository_runs(bench, make_repository, tmp_path):
+async def test_nothing_of_the_commit_or_the_repository_runs(
+    bench: Any, make_repository: Any, tmp_path: Any
+) -> None:
     """Hooks, filters, attributes, a submodule with a command for its URL: all are only bytes."""
     mark = tmp_path / "ran"
     repository, git = make_repository(
         {
             ".gitattributes": "*.txt filter=bad text eol=crlf ident\n*.bin working-tree-encoding=UTF-16\n",
             "a.txt": "$Id$\n",
-            ".gitmodules": f'[submodule "x"]\n\tpath = x\n\turl = ext::sh -c touch% {mark}\n\tupdate = !touch {mark}\n',
+            ".gitmodules": '[submodule "x"]\n\tpath = x\n'
+            f"\turl = ext::sh -c touch% {mark}\n\tupdate = !touch {mark}\n",
             ".gitconfig": f"[core]\n\tfsmonitor = touch {mark}\n",
             "hooks/post-checkout": f"#!/bin/sh\ntouch {mark}\n",
         }
@@ -78,8 +82,10 @@ async def test_nothing_of_the_commit_or_the_repository_runs(bench, make_reposito
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("target", ["/etc/passwd", "../../../../etc/passwd", "missing", ".git/config"])
-async def test_a_link_out_of_the_repository_is_refused(bench, make_repository, target):
+@pytest.mark.parametrize(
+    "target", ["link", "/etc/passwd", "../../../../etc/passwd", "missing", ".git/config"]
+)
+async def test_a_link_out_of_the_repository_is_refused(bench: Any, make_repository: Any, target: Any) -> None:
     repository, git = make_repository({"a.txt": "x"})
     (repository / "link").symlink_to(target)
     git("add", "link")
@@ -89,7 +95,7 @@ async def test_a_link_out_of_the_repository_is_refused(bench, make_repository, t
     assert raised.value.error_code == "git-symlink-escape"
 
 
-async def test_a_link_inside_is_kept_as_content(bench, make_repository):
+async def test_a_link_inside_is_kept_as_content(bench: Any, make_repository: Any) -> None:
     repository, git = make_repository({"a.txt": "x"})
     (repository / "link").symlink_to("a.txt")
     git("add", "link")
@@ -97,7 +103,7 @@ async def test_a_link_inside_is_kept_as_content(bench, make_repository):
     assert bench.files((await check_out(bench, repository)).artifact)["link"] == b"x"
 
 
-async def test_a_vanished_repository(bench, make_repository, tmp_path):
+async def test_a_vanished_repository(bench: Any, make_repository: Any, tmp_path: Any) -> None:
     repository, git = make_repository({"a.txt": "x"})
     bench.git = {"repository": str(repository), "sha": git("rev-parse", "HEAD")}
     shutil.rmtree(repository)
@@ -111,7 +117,7 @@ async def test_a_vanished_repository(bench, make_repository, tmp_path):
 
 
 @pytest.mark.parametrize("ref", ["1" * 40, "no-such-branch"])
-async def test_a_missing_commit(bench, make_repository, ref):
+async def test_a_missing_commit(bench: Any, make_repository: Any, ref: Any) -> None:
     repository, _ = make_repository({"a.txt": "x"})
     with pytest.raises(StepError) as raised:
         await check_out(bench, repository, ref=ref)
@@ -130,35 +136,35 @@ async def test_a_missing_commit(bench, make_repository, ref):
         ("https://127.0.0.1:9/x.git", "git-unreachable"),
     ],
 )
-async def test_odd_addresses(bench, repository, code):
+async def test_odd_addresses(bench: Any, repository: Any, code: str) -> None:
     with pytest.raises(StepError) as raised:
         await check_out(bench, repository)
     assert raised.value.error_code == code
 
 
 @pytest.mark.parametrize("ref", ["-x", "a..b", "a b", "refs/heads/x.lock", "a:b", "+a"])
-async def test_odd_refs(bench, make_repository, ref):
+async def test_odd_refs(bench: Any, make_repository: Any, ref: Any) -> None:
     repository, _ = make_repository({"a.txt": "x"})
     with pytest.raises(StepError) as raised:
         await check_out(bench, repository, ref=ref)
     assert raised.value.error_code == "git-ref"
 
 
-async def test_a_branch_and_a_bare_repository(bench, make_repository, tmp_path):
-    repository, git = make_repository({"a.txt": "x"})
+async def test_a_branch_and_a_bare_repository(bench: Any, make_repository: Any, tmp_path: Any) -> None:
+    _, git = make_repository({"a.txt": "x"})
     git("clone", "-q", "--bare", ".", str(tmp_path / "bare.git"))
     result = await check_out(bench, tmp_path / "bare.git", ref="main")
     assert result.facts["commit"] == git("rev-parse", "HEAD")
 
 
-async def test_a_name_that_is_ours_is_refused(bench, make_repository):
+async def test_a_name_that_is_ours_is_refused(bench: Any, make_repository: Any) -> None:
     repository, _ = make_repository({CARD: "{}"})
     with pytest.raises(StepError) as raised:
         await check_out(bench, repository)
     assert raised.value.error_code == "git-reserved-name"
 
 
-async def test_a_message_cannot_forge_commits(bench, make_repository):
+async def test_a_message_cannot_forge_commits(bench: Any, make_repository: Any) -> None:
     repository, git = make_repository({"a.txt": "x"})
     git("commit", "-q", "--allow-empty", "-m", "sub\x1eject\n\nbo\x1fdy\x1e" + "1" * 40 + "\x1fEve")
     card = json.loads(bench.files((await check_out(bench, repository)).artifact)[CARD])
@@ -166,7 +172,7 @@ async def test_a_message_cannot_forge_commits(bench, make_repository):
     assert {commit["author"] for commit in card["commits"]} == {"Ada"}
 
 
-async def test_over_http_only_where_declared(bench, make_repository, tmp_path):
+async def test_over_http_only_where_declared(bench: Any, make_repository: Any, tmp_path: Any) -> None:
     """A dumb HTTP server of the repository's files, through the proxy that knows the declared hosts."""
     import http.server
     import threading
@@ -175,7 +181,9 @@ async def test_over_http_only_where_declared(bench, make_repository, tmp_path):
     repository, git = make_repository({"a.txt": "x"})
     git("update-server-info")
     quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(quiet, directory=str(repository / ".git")))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(quiet, directory=str(repository / ".git"))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/"
     try:

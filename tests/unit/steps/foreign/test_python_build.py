@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import tarfile
-import time
 import zipfile
+from typing import Any
 
 import pytest
 
@@ -15,11 +16,15 @@ from maestro_dagster.steps.python_build import PythonBuild
 COMMIT = "a" * 40
 EPOCH = 1704164645
 CODE = {"src/shop/__init__.py": '"""A shop."""\n__version__ = "1.2.3"\n', "README.md": "shop\n"}
-PROJECT = '\n[project]\nname = "shop"\nversion = "1.2.3"\ndescription = "A shop."\nrequires-python = ">=3.9"\n'
+PROJECT = (
+    '\n[project]\nname = "shop"\nversion = "1.2.3"\ndescription = "A shop."\nrequires-python = ">=3.9"\n'
+)
 
 
 def card() -> str:
-    return json.dumps({"commit": COMMIT, "repository": "/r", "ref": "refs/heads/main", "source_date_epoch": EPOCH})
+    return json.dumps(
+        {"commit": COMMIT, "repository": "/r", "ref": "refs/heads/main", "source_date_epoch": EPOCH}
+    )
 
 
 def project(requires: str, backend: str, more: str = "") -> dict[str, str]:
@@ -31,16 +36,18 @@ BACKENDS = [
     ("setuptools>=61", "setuptools.build_meta", ""),
     ("flit_core >=3,<5", "flit_core.buildapi", ""),
     ("hatchling", "hatchling.build", ""),
-    ("poetry-core", "poetry.core.masonry.api", ""),
-    ("pdm-backend", "pdm.backend", ""),
+    pytest.param("poetry-core", "poetry.core.masonry.api", "", marks=pytest.mark.soak),
+    pytest.param("pdm-backend", "pdm.backend", "", marks=pytest.mark.soak),
 ]
 
 
-@pytest.mark.parametrize(("requires", "backend", "more"), BACKENDS, ids=[row[1] for row in BACKENDS])
-async def test_the_same_commit_builds_the_same_bytes(bench, requires, backend, more):
+@pytest.mark.parametrize(("requires", "backend", "more"), BACKENDS)
+async def test_the_same_commit_builds_the_same_bytes(
+    bench: Any, requires: Any, backend: Any, more: Any
+) -> None:
     tree = bench.tree(project(requires, backend, more))
     first = await bench.run(PythonBuild, {}, {"checkout": tree})
-    time.sleep(1.1)  # archives keep times in whole seconds
+    await asyncio.sleep(1.1)  # archives keep times in whole seconds
     again = await bench.run(PythonBuild, {}, {"checkout": tree})
     assert first.artifact == again.artifact
     files = bench.files(first.artifact)
@@ -60,7 +67,7 @@ async def test_the_same_commit_builds_the_same_bytes(bench, requires, backend, m
     assert [built.digest for built in first.built] == [first.facts["files"][name] for name in sorted(files)]
 
 
-async def test_a_tree_with_nothing_but_setup_py(bench):
+async def test_a_tree_with_nothing_but_setup_py(bench: Any) -> None:
     setup = 'from setuptools import setup\nsetup(name="old", version="0.1", py_modules=["old"])\n'
     result = await bench.run(PythonBuild, {}, {"x": bench.tree({"setup.py": setup, "old.py": ""})})
     assert result.facts["name"] == "old"
@@ -82,7 +89,7 @@ async def test_a_tree_with_nothing_but_setup_py(bench):
         ({"pyproject.toml": "[build-system]\nrequires = [1]"}, "build-project-invalid"),
     ],
 )
-async def test_what_cannot_be_built_says_why(bench, files, code):
+async def test_what_cannot_be_built_says_why(bench: Any, files: Any, code: str) -> None:
     if code is None:
         await bench.run(PythonBuild, {}, {"x": bench.tree(files)})
         return
@@ -91,7 +98,7 @@ async def test_what_cannot_be_built_says_why(bench, files, code):
     assert raised.value.error_code == code
 
 
-async def test_a_backend_of_its_own_runs_in_the_cage(bench):
+async def test_a_backend_of_its_own_runs_in_the_cage(bench: Any) -> None:
     """In-tree back ends are foreign code like any other: this one looks around and builds nothing."""
     backend = (
         "import os\n"
@@ -108,7 +115,7 @@ async def test_a_backend_of_its_own_runs_in_the_cage(bench):
     assert raised.value.error_code in {"tree-link", "build-files"}
 
 
-async def test_extra_wishes_of_a_backend_are_named(bench):
+async def test_extra_wishes_of_a_backend_are_named(bench: Any) -> None:
     backend = "def get_requires_for_build_sdist(settings=None):\n    return ['no-such-thing>=1']\n"
     table = '[build-system]\nrequires = []\nbuild-backend = "own"\nbackend-path = ["."]\n'
     with pytest.raises(StepError, match="no-such-thing") as raised:
@@ -116,7 +123,7 @@ async def test_extra_wishes_of_a_backend_are_named(bench):
     assert raised.value.error_code == "backend-not-pinned"
 
 
-async def test_without_isolation_it_builds_the_same(bench):
+async def test_without_isolation_it_builds_the_same(bench: Any) -> None:
     tree = bench.tree(project("flit_core", "flit_core.buildapi"))
     caged = await bench.run(PythonBuild, {}, {"x": tree})
     bench.isolation = "none"

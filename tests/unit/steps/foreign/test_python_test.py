@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ GOOD = {
 }
 
 
-async def test_a_tree_that_passes(bench):
+async def test_a_tree_that_passes(bench: Any) -> None:
     result = await bench.run(PythonTest, {}, {"checkout": bench.tree(GOOD)})
     assert (result.facts["tests"], result.facts["failures"]) == (1, 0)
     assert b"<testcase" in bench.store.read(result.artifact.digest)
@@ -35,7 +36,7 @@ async def test_a_tree_that_passes(bench):
         ("def test_a(): pass\ndef test_b(undefined_thing): pass\n", "tests-failed", "test_b"),
     ],
 )
-async def test_a_tree_that_does_not(bench, test, code, says):
+async def test_a_tree_that_does_not(bench: Any, test: Any, code: str, says: Any) -> None:
     tree = bench.tree({"tests/test_x.py": test})
     with pytest.raises(StepError) as raised:
         await bench.run(PythonTest, {}, {"checkout": tree})
@@ -43,7 +44,7 @@ async def test_a_tree_that_does_not(bench, test, code, says):
     assert says in raised.value.fact
 
 
-async def test_a_forged_report_does_not_pass(bench):
+async def test_a_forged_report_does_not_pass(bench: Any) -> None:
     """A test that fails, and a process that leaves a fine report when the run ends."""
     forge = (
         "import atexit\n"
@@ -56,7 +57,7 @@ async def test_a_forged_report_does_not_pass(bench):
     assert raised.value.error_code == "tests-failed"
 
 
-async def test_a_report_that_is_a_link_is_not_followed(bench):
+async def test_a_report_that_is_a_link_is_not_followed(bench: Any) -> None:
     secret = bench.root / ".maestro" / "key"
     secret.write_text("SECRET")
     code = (
@@ -71,7 +72,9 @@ async def test_a_report_that_is_a_link_is_not_followed(bench):
     assert "SECRET" not in str(raised.value)
 
 
-async def test_tests_see_only_pinned_packages_and_no_secrets(bench, monkeypatch):
+async def test_tests_see_only_pinned_packages_and_no_secrets(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TOKEN", "x")
     test = (
         "import importlib.util, os, sys\n"
@@ -85,7 +88,7 @@ async def test_tests_see_only_pinned_packages_and_no_secrets(bench, monkeypatch)
     await bench.run(PythonTest, {}, {"checkout": bench.tree({"test_x.py": test})})
 
 
-async def test_many_at_once_fetch_the_tools_once(bench, tmp_path):
+async def test_many_at_once_fetch_the_tools_once(bench: Any, tmp_path: Any) -> None:
     bench.cache = tmp_path / "fresh" / "cache"
     tree = bench.tree(GOOD)
     await asyncio.gather(*(bench.run(PythonTest, {}, {"checkout": tree}) for _ in range(3)))
@@ -109,14 +112,14 @@ async def test_many_at_once_fetch_the_tools_once(bench, tmp_path):
         ("idna==3.7 --hash=sha256:" + "0" * 64, "wheel-hash"),
     ],
 )
-async def test_a_lock_of_the_tree_cannot_lead_elsewhere(bench, lock, code):
+async def test_a_lock_of_the_tree_cannot_lead_elsewhere(bench: Any, lock: Any, code: str) -> None:
     tree = bench.tree({**GOOD, "requirements.lock": lock})
     with pytest.raises(StepError) as raised:
         await bench.run(PythonTest, {"requirements": "requirements.lock"}, {"checkout": tree})
     assert raised.value.error_code == code
 
 
-async def test_a_lock_outside_the_tree_is_not_read(bench):
+async def test_a_lock_outside_the_tree_is_not_read(bench: Any) -> None:
     with pytest.raises(StepError):
         await bench.run(PythonTest, {"requirements": "../../../../../etc/passwd"}, {"x": bench.tree(GOOD)})
 
@@ -131,7 +134,7 @@ async def test_a_lock_outside_the_tree_is_not_read(bench):
         "<testsuite/>".encode("utf-16"),
     ],
 )
-def test_reports_that_are_refused(data):
+def test_reports_that_are_refused(data: Any) -> None:
     with pytest.raises(StepError) as raised:
         read_junit(data, "here")
     assert raised.value.error_code == "junit-invalid"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,9 @@ from maestro_dagster.steps.sign_artifact import SignArtifact
 NAME = "shop-1.2.3-py3-none-any.whl"
 
 
-def wheel(requires: tuple[str, ...] = (), licence: str = "License-Expression: Apache-2.0", name: str = "shop") -> bytes:
+def wheel(
+    requires: tuple[str, ...] = (), licence: str = "License-Expression: Apache-2.0", name: str = "shop"
+) -> bytes:
     head = [f"Metadata-Version: 2.4\nName: {name}\nVersion: 1.2.3\nSummary: A shop.", licence]
     text = "\n".join([*head, *(f"Requires-Dist: {item}" for item in requires)]) + "\n\nbody\n"
     buffer = io.BytesIO()
@@ -25,14 +28,16 @@ def wheel(requires: tuple[str, ...] = (), licence: str = "License-Expression: Ap
     return buffer.getvalue()
 
 
-async def make_sbom(bench, requires=(), files=None, licence="License-Expression: Apache-2.0"):
+async def make_sbom(
+    bench: Any, requires: Any = (), files: Any = None, licence: Any = "License-Expression: Apache-2.0"
+) -> Any:
     inputs = {"build": bench.tree({NAME: wheel(tuple(requires), licence), "shop-1.2.3.tar.gz": b"x"})}
     if files:
         inputs["checkout"] = bench.tree(files)
     return await bench.run(SbomCyclonedx, {}, inputs)
 
 
-def document(bench, result):
+def document(bench: Any, result: Any) -> Any:
     data = bench.store.read(result.artifact.digest)
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
@@ -41,11 +46,11 @@ def document(bench, result):
     return json.loads(data)
 
 
-def libraries(found):
+def libraries(found: Any) -> Any:
     return {item["name"]: item.get("version") for item in found["components"] if item["type"] == "library"}
 
 
-async def test_pinned_unpinned_and_extra_dependencies(bench):
+async def test_pinned_unpinned_and_extra_dependencies(bench: Any) -> None:
     result = await make_sbom(
         bench, ["Left_Pad==1.0", "attrs>=20", 'pytest; extra == "test"', "direct @ https://x.example/d.whl"]
     )
@@ -58,12 +63,15 @@ async def test_pinned_unpinned_and_extra_dependencies(bench):
 
 
 LOCKS = {
-    "requirements.txt": "attrs==23.1.0 \\\n    --hash=sha256:" + "a" * 64 + "\nidna>=2\n-e ./x\n--index-url https://x\n",
+    "requirements.txt": "attrs==23.1.0 \\\n    --hash=sha256:"
+    + "a" * 64
+    + "\nidna>=2\n-e ./x\n--index-url https://x\n",
     "poetry.lock": '[[package]]\nname = "Rich"\nversion = "13.0.0"\nfiles = []\n',
     "uv.lock": 'version = 1\n[[package]]\nname = "me"\nversion = "0"\nsource = { editable = "." }\n'
     '[[package]]\nname = "click"\nversion = "8.1.0"\nsource = { registry = "r" }\n'
     f'wheels = [{{ url = "u", hash = "sha256:{"b" * 64}" }}]\n',
-    "pylock.toml": f'[[packages]]\nname = "six"\nversion = "1.16.0"\n[[packages.wheels]]\nhashes = {{sha256 = "{"c" * 64}"}}\n',
+    "pylock.toml": '[[packages]]\nname = "six"\nversion = "1.16.0"\n'
+    f'[[packages.wheels]]\nhashes = {{sha256 = "{"c" * 64}"}}\n',
     "Pipfile.lock": '{"default": {"yarl": {"version": "==1.9.0"}}}',
     "requirements/dev.txt": "mypy==1.0\n",
     "docs/requirements.txt": "sphinx==1\n",
@@ -72,7 +80,7 @@ LOCKS = {
 }
 
 
-async def test_lock_files_of_all_kinds(bench):
+async def test_lock_files_of_all_kinds(bench: Any) -> None:
     found = document(bench, await make_sbom(bench, ["attrs"], LOCKS))
     assert libraries(found) == {
         "attrs": "23.1.0", "idna": None, "requirements.txt:4": None, "rich": "13.0.0", "click": "8.1.0",
@@ -82,7 +90,7 @@ async def test_lock_files_of_all_kinds(bench):
     assert (hashes["attrs"], hashes["click"], hashes["six"]) == ("a" * 64, "b" * 64, "c" * 64)
 
 
-async def test_the_same_inputs_make_the_same_document(bench):
+async def test_the_same_inputs_make_the_same_document(bench: Any) -> None:
     first, again = [await make_sbom(bench, ["attrs==1"], LOCKS) for _ in range(2)]
     assert first.artifact == again.artifact
 
@@ -96,7 +104,7 @@ async def test_the_same_inputs_make_the_same_document(bench):
         ("Keywords: none", None),
     ],
 )
-async def test_licences(bench, licence, expected):
+async def test_licences(bench: Any, licence: Any, expected: Any) -> None:
     found = document(bench, await make_sbom(bench, licence=licence))
     assert found["metadata"]["component"].get("licenses") == expected
 
@@ -112,7 +120,7 @@ async def test_licences(bench, licence, expected):
         ({"requirements.txt": b"\xff\xfe"}, "lock-invalid"),
     ],
 )
-async def test_bad_inputs_of_the_sbom(bench, files, code):
+async def test_bad_inputs_of_the_sbom(bench: Any, files: Any, code: str) -> None:
     with pytest.raises(StepError) as raised:
         await bench.run(SbomCyclonedx, {}, {"x": bench.tree(files)})
     assert raised.value.error_code == code
@@ -121,7 +129,7 @@ async def test_bad_inputs_of_the_sbom(bench, files, code):
 # --- scan
 
 
-def advise(bench, name="left-pad", **more):
+def advise(bench: Any, name: Any = "left-pad", **more: Any) -> Any:
     folder = bench.root / "advisories"
     folder.mkdir(exist_ok=True)
     record = {
@@ -140,12 +148,12 @@ def advise(bench, name="left-pad", **more):
     return record
 
 
-async def scan(bench, requires, **config):
+async def scan(bench: Any, requires: Any, **config: Any) -> Any:
     sbom = await make_sbom(bench, requires)
     return await bench.run(ScanVulnerabilities, config, {"sbom": sbom.artifact})
 
 
-async def test_a_vulnerable_dependency_is_named_with_its_remedy(bench):
+async def test_a_vulnerable_dependency_is_named_with_its_remedy(bench: Any) -> None:
     advise(bench, database_specific={"example": True, "severity": "CRITICAL"})
     with pytest.raises(StepError) as raised:
         await scan(bench, ["left.pad==1.0"])
@@ -155,7 +163,7 @@ async def test_a_vulnerable_dependency_is_named_with_its_remedy(bench):
     assert error.remedy == "use left-pad 1.1 or later"
 
 
-async def test_a_fixed_version_passes_with_its_report(bench):
+async def test_a_fixed_version_passes_with_its_report(bench: Any) -> None:
     advise(bench, database_specific={"example": True})
     result = await scan(bench, ["left-pad==1.1"])
     report = json.loads(bench.store.read(result.artifact.digest))
@@ -170,7 +178,7 @@ async def test_a_fixed_version_passes_with_its_report(bench):
     [("LOW", "high", False), ("LOW", "low", True), ("MODERATE", "medium", True), (None, "high", True),
      ("HIGH", "critical", False), (None, "critical", False)],
 )  # fmt: skip
-async def test_thresholds(bench, severity, fail_on, fails):
+async def test_thresholds(bench: Any, severity: Any, fail_on: Any, fails: Any) -> None:
     advise(bench, **({"database_specific": {"severity": severity}} if severity else {}))
     if fails:
         with pytest.raises(StepError):
@@ -180,7 +188,7 @@ async def test_thresholds(bench, severity, fail_on, fails):
         assert result.facts["findings"] == 1
 
 
-async def test_what_cannot_be_judged_fails_unless_allowed(bench):
+async def test_what_cannot_be_judged_fails_unless_allowed(bench: Any) -> None:
     advise(bench)
     with pytest.raises(StepError) as raised:
         await scan(bench, ["attrs>=1"])
@@ -189,18 +197,18 @@ async def test_what_cannot_be_judged_fails_unless_allowed(bench):
     assert any("not judged: attrs" in warning for warning in result.warnings)
 
 
-async def test_an_ignored_advisory_is_shown(bench):
+async def test_an_ignored_advisory_is_shown(bench: Any) -> None:
     advise(bench)
     result = await scan(bench, ["left-pad==1.0"], ignore={"EX-left-pad": "not reachable"})
     assert "ignored: EX-left-pad (not reachable)" in result.warnings
 
 
-async def test_a_withdrawn_record_does_not_count(bench):
+async def test_a_withdrawn_record_does_not_count(bench: Any) -> None:
     advise(bench, withdrawn="2023-11-02T00:00:00Z")
     assert (await scan(bench, ["left-pad==1.0"])).facts["findings"] == 0
 
 
-async def test_the_database_fails_closed(bench):
+async def test_the_database_fails_closed(bench: Any) -> Any:
     async def code() -> str:
         with pytest.raises(StepError) as raised:
             await scan(bench, [])
@@ -221,7 +229,7 @@ async def test_the_database_fails_closed(bench):
     assert await code() == "advisories-stale"  # examples have no age
 
 
-async def test_a_changed_folder_is_read_again(bench):
+async def test_a_changed_folder_is_read_again(bench: Any) -> None:
     advise(bench, name="other")
     assert (await scan(bench, ["left-pad==1.0"])).facts["findings"] == 0
     advise(bench)
@@ -230,7 +238,7 @@ async def test_a_changed_folder_is_read_again(bench):
 
 
 @pytest.mark.parametrize("data", [b"{}", b'{"bomFormat":"CycloneDX","components":[1]}', b"not json", b"[]"])
-async def test_no_bill_of_materials(bench, data):
+async def test_no_bill_of_materials(bench: Any, data: Any) -> None:
     advise(bench)
     with pytest.raises(StepError) as raised:
         await bench.run(ScanVulnerabilities, {}, {"x": bench.store.put_bytes(data, "application/json")})
@@ -248,13 +256,15 @@ async def test_no_bill_of_materials(bench, data):
         ("CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:N/I:N/A:H", 7.5, "high"),
     ],
 )
-def test_scores(vector, score, level):
+def test_scores(vector: Any, score: Any, level: Any) -> None:
     assert score_vector(vector) == score
     assert name_level(score) == level
 
 
-@pytest.mark.parametrize("vector", ["", "CVSS:4.0/AV:N", "CVSS:3.1/AV:N", "AV:N/AC:L/Au:N/C:P/I:P/A:P", "9.8"])
-def test_vectors_that_cannot_be_scored_count_as_high(vector):
+@pytest.mark.parametrize(
+    "vector", ["", "CVSS:4.0/AV:N", "CVSS:3.1/AV:N", "AV:N/AC:L/Au:N/C:P/I:P/A:P", "9.8"]
+)
+def test_vectors_that_cannot_be_scored_count_as_high(vector: Any) -> None:
     assert score_vector(vector) is None
     assert judge_severity({"severity": [{"type": "CVSS_V3", "score": vector}]}, "PyPI", "x") == "high"
 
@@ -276,15 +286,18 @@ def test_vectors_that_cannot_be_scored_count_as_high(vector):
         ([], "1", False),
     ],
 )
-def test_ranges(events, version, affected):
-    entry = {"package": {"ecosystem": "PyPI", "name": "X.y"}, "ranges": [{"type": "ECOSYSTEM", "events": events}]}
+def test_ranges(events: list[dict[str, str]], version: str, affected: Any) -> None:
+    entry = {
+        "package": {"ecosystem": "PyPI", "name": "X.y"},
+        "ranges": [{"type": "ECOSYSTEM", "events": events}],
+    }
     assert is_affected({"id": "a", "affected": [entry]}, "PyPI", "x-Y", version) is affected
 
 
 # --- sign
 
 
-async def test_every_file_gets_a_bundle_that_others_can_verify(bench, tmp_path):
+async def test_every_file_gets_a_bundle_that_others_can_verify(bench: Any, tmp_path: Any) -> None:
     from maestro_dagster.evidence.attestation import verify_attestation
     from maestro_dagster.evidence.key import load_signer, make_key
 
@@ -300,12 +313,12 @@ async def test_every_file_gets_a_bundle_that_others_can_verify(bench, tmp_path):
         verify_attestation(files[NAME + ".sigstore.json"], b"other", keys=[public])
 
 
-async def test_without_a_key_nothing_is_signed(bench):
+async def test_without_a_key_nothing_is_signed(bench: Any) -> None:
     with pytest.raises(KeyMissingError):
         await bench.run(SignArtifact, {}, {"build": bench.tree({"a": "x"})})
 
 
-async def test_two_files_of_one_name_are_refused(bench, tmp_path):
+async def test_two_files_of_one_name_are_refused(bench: Any, tmp_path: Any) -> None:
     from maestro_dagster.evidence.key import load_signer, make_key
 
     make_key(tmp_path / "keys")
