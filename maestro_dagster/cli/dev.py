@@ -100,13 +100,13 @@ def _make_loop(project: Project, guard: LoopGuard, companions: Companions) -> Lo
     from maestro_dagster.workers.dispatch import Dispatcher
     from maestro_dagster.workers.loop import Loop
 
-    engine = open_runtime(project).engine
+    runtime = open_runtime(project)
     return Loop(
         guard=guard,
         intake=_make_intake(project),
-        dispatcher=Dispatcher(EngineBoard(engine), None, project.settings.max_concurrent_runs, _say),
+        dispatcher=Dispatcher(EngineBoard(runtime), None, project.settings.max_concurrent_runs, _say),
         start_zygote=lambda: _start_zygote(project),
-        cancel=engine.cancel,
+        cancel=runtime.engine.cancel,
         repositories=tuple(project.repositories.values()),
         say=_say,
         watch=lambda: _tell_ended(companions),

@@ -43,7 +43,7 @@ class Settings:
         default=(),
     )
     default_branch: str = _setting("branch that is meant when none is named", check="text", default="main")
-    max_concurrent_runs: int = _setting("runs at once", check="positive", default=2)
+    max_concurrent_runs: int = _setting("runs at once; 0: none starts", check="positive-or-0", default=2)
     network_allow_private: tuple[str, ...] = _setting(
         "hosts or CIDRs that steps may reach although they are private", check="list", default=()
     )
@@ -176,6 +176,10 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "list": (
         "a list of texts",
         lambda value: isinstance(value, list | tuple) and all(_is_text(part) for part in value),
+    ),
+    "positive-or-0": (
+        "a whole number, 0 or more",
+        lambda value: _is_number(value) or (value == 0 and value is not False),
     ),
     "positive": ("a whole number above 0", _is_number),
     "positive?": ("a whole number above 0", lambda value: value is None or _is_number(value)),

@@ -16,7 +16,7 @@ from maestro_dagster.translate.check import evidence_checked, policy_checked
 from maestro_dagster.translate.event import RUN_TAG, Checked, Made, cost_metadata
 from maestro_dagster.translate.plan import FlowPlan
 from maestro_dagster.translate.runtime import Runtime
-from maestro_dagster.translate.timeline import MOST_ROWS, format_seconds, timeline_markdown
+from maestro_dagster.translate.timeline import MOST_ROWS, bars_markdown, format_seconds, timeline_markdown
 from maestro_dagster.translate.translator import FlowTranslatorSettings
 
 CLOSED = frozenset({"succeeded", "failed", "denied", "cancelled"})
@@ -57,11 +57,12 @@ def _evidence_metadata(
     begun = view.started_at or view.requested_at
     metadata: dict[str, Any] = {
         "status": view.status,
+        **_timeline(view, settings),
+        "steps": dg.MetadataValue.md(_table(view)),
         "path": dg.MetadataValue.path(str(bundle)),
         "size": dg.MetadataValue.int(len(data)),
         "verify": dg.MetadataValue.md(f"`maestro verify {bundle}`"),
         "flow_digest": view.flow_digest,
-        "steps": dg.MetadataValue.md(_table(view)),
         "tokens": dg.MetadataValue.int(sum(step.tokens for step in view.steps)),
         "duration_s": dg.MetadataValue.float(round(max((view.finished_at or begun) - begun, 0.0), 3)),
         RUN_TAG: view.run_id,
@@ -69,9 +70,15 @@ def _evidence_metadata(
     }
     if view.git:
         metadata["git"] = dg.MetadataValue.json(dict(view.git))
-    if settings.enable_timeline and view.steps:
-        metadata["timeline"] = dg.MetadataValue.md(timeline_markdown(view))
     return metadata
+
+
+def _timeline(view: RunView, settings: FlowTranslatorSettings) -> dict[str, Any]:
+    if not settings.enable_timeline or not view.steps:
+        return {}
+    bars = bars_markdown(view)
+    inline = {"bars": dg.MetadataValue.md(bars)} if bars else {}
+    return {**inline, "timeline": dg.MetadataValue.md(timeline_markdown(view))}
 
 
 def _table(view: RunView) -> str:

@@ -85,7 +85,9 @@ def artifact_made(
     """The artifact of a finished step. `evidence` is where the run's bundle is, or will be."""
     artifact = outcome.artifact
     assert artifact is not None  # noqa: S101 - the caller asked
+    shown = {"preview": dg.MetadataValue.md(outcome.preview[:preview_limit])} if outcome.preview else {}
     metadata: dict[str, Any] = {
+        **shown,
         "digest": artifact.digest,
         "size": dg.MetadataValue.int(artifact.size),
         "media_type": artifact.media_type,
@@ -96,8 +98,6 @@ def artifact_made(
         "evidence": dg.MetadataValue.path(evidence),
         **cost_metadata(outcome.cost_nano),
     }
-    if outcome.preview:
-        metadata["preview"] = dg.MetadataValue.md(outcome.preview[:preview_limit])
     if outcome.facts:
         metadata["facts"] = dg.MetadataValue.json(dict(outcome.facts))
     if outcome.status == "reused":

@@ -41,7 +41,7 @@ def build_flow_assets(
         flow: a flow, or the path of a manifest in any of the three dialects.
         translator: how keys, groups, owners, tags and kinds are made.
         runtime: opens the engine when an op runs; by default that of the project around the working
-            directory.
+            directory. Give the same function for all flows of a code location.
 
     Raises ManifestError when the manifest cannot be read.
 

@@ -21,6 +21,7 @@ _LABEL = 220  # pixels of the column with the steps' names
 _WIDTH = 900
 _ROW = 22
 _HEAD = 46
+INLINE_LIMIT = 1000  # characters of Markdown that Dagster's pages show without a click
 MOST_ROWS = 60  # of a longer run the slowest are drawn: the picture goes into an event of the event log
 
 
@@ -48,8 +49,47 @@ def draw_timeline(view: RunView) -> str:
 
 def timeline_markdown(view: RunView) -> str:
     """The picture as an inline image: Dagster shows Markdown metadata with data images."""
-    data = base64.b64encode(draw_timeline(view).encode()).decode("ascii")
-    return f"![timeline of the run](data:image/svg+xml;base64,{data})"
+    return _image("timeline of the run", draw_timeline(view))
+
+
+def bars_markdown(view: RunView) -> str | None:
+    """The bars alone, or with names where there is room: small enough for Dagster to show it in place.
+
+    None when there are too many steps for that.
+    """
+    for labelled in (True, False):
+        text = _image("bars", _draw_bars(view, labelled=labelled))
+        if len(text) < INLINE_LIMIT:
+            return text
+    return None
+
+
+def _draw_bars(view: RunView, *, labelled: bool) -> str:
+    steps = _shown(view.steps)
+    begun = [step.started_at for step in steps if step.started_at is not None]
+    first = min(begun, default=0.0)
+    span = max((step.finished_at for step in steps if step.started_at is not None), default=first) - first
+    scale = 400 / max(span, 0.001)
+    paths: dict[str, str] = {}
+    names = ""
+    for number, step in enumerate(steps):
+        x = round(((step.started_at or first) - first) * scale)
+        width = max(round(step.duration_ms / 1000 * scale), 2)
+        colour = _COLOURS.get(step.status, "#718096")
+        paths[colour] = f"{paths.get(colour, '')}M{x} {number * 12}h{width}v9h-{width}"
+        if labelled:
+            names += (
+                f'<text x="{min(x + width + 3, 405)}" y="{number * 12 + 8}">{escape(step.step[:24])}</text>'
+            )
+    shapes = "".join(f'<path fill="{colour}" d="{path}"/>' for colour, path in paths.items())
+    size = f'width="540" height="{12 * len(steps)}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-size="10" fill="#718096">{shapes}{names}</svg>'
+    )
+
+
+def _image(title: str, svg: str) -> str:
+    return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode('ascii')})"
 
 
 def format_seconds(seconds: float) -> str:

@@ -44,7 +44,11 @@ _QUIET = dg.LoggerDefinition(_make_quiet_logger)
 
 def build_job(plan: FlowPlan, translator: FlowTranslator, runtime: Runtime) -> dg.JobDefinition:
     """The job of a flow as the journal knows it, whatever its file says now."""
-    assets = [build_op(plan, op, translator, lambda: runtime) for op in plan.ops]
+
+    def source() -> Runtime:
+        return runtime
+
+    assets = [build_op(plan, op, translator, source) for op in plan.ops]
     definitions = dg.Definitions(
         assets=assets,
         jobs=[build_flow_job(plan.flow, translator)],

@@ -19,6 +19,7 @@ from maestro_dagster.translate.execution import report_events, step_events
 from maestro_dagster.translate.lease import hold_lease
 from maestro_dagster.translate.plan import FlowPlan, plan_flow
 from maestro_dagster.translate.translator import FlowTranslator
+from maestro_dagster.workers.begun import mark_begun
 from maestro_dagster.workers.dagster_run import (
     build_job,
     execute_in_dagster,
@@ -42,7 +43,7 @@ def execute_run(
     MaestroError `dagster-run` when Dagster itself failed; the run then stays open and can be retried.
     """
     engine = runtime.engine
-    with hold_lease(engine, run_id, owner):
+    with hold_lease(engine, run_id, owner), mark_begun(runtime.home, run_id):
         decision = engine.admit(run_id)
         view = engine.view(run_id)
         plan = plan_flow(engine.flow(run_id), translator or FlowTranslator())
@@ -114,7 +115,7 @@ def close_and_record(
 def close_dead_run(runtime: Runtime, run_id: str, *, translator: FlowTranslator | None = None) -> RunView:
     """Gives up on a run whose processes keep dying: it is closed with a receipt that says so."""
     engine = runtime.engine
-    with hold_lease(engine, run_id):
+    with hold_lease(engine, run_id), mark_begun(runtime.home, run_id):
         plan = plan_flow(engine.flow(run_id), translator or FlowTranslator())
         with open_instance(runtime.home) as instance:
             fail_dead_runs(instance, run_id, "The process of this run died too often; the run is closed.")

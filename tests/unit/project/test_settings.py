@@ -53,7 +53,7 @@ def test_an_unknown_key_is_refused_with_what_was_meant(name: str, near: str) -> 
         {"home": 3},
         {"tenant": "a b"},
         {"tenant": "../x"},
-        {"max_concurrent_runs": 0},
+        {"max_concurrent_runs": -1},
         {"max_concurrent_runs": True},
         {"max_concurrent_runs": "2"},
         {"repositories": "a"},
