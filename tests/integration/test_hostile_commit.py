@@ -24,7 +24,7 @@ params:
 tasks:
   - id: checkout
     uses: pkg:git/checkout@1.0.0
-    with: {repository: "${{ params.repository }}", sha: "${{ params.sha }}"}
+    with: {repository: "${{ params.repository }}", ref: "${{ params.sha }}"}
   - id: test
     uses: pkg:python/test@1.0.0
     needs: [checkout]
@@ -79,6 +79,7 @@ def test_a_hostile_commit_gets_nothing_and_its_evidence_verifies(
         "@PID@": str(sentinel.pid),
         "@PORT@": str(port),
         "@SENTINEL@": SENTINEL,
+        "@YEK@": key.decode().splitlines()[1][::-1],
     }.items():
         source = source.replace(mark, value)
     work = tmp_path / "work"
@@ -95,7 +96,7 @@ def test_a_hostile_commit_gets_nothing_and_its_evidence_verifies(
         )
     )
 
-    assert run["status"] == "succeeded", json.dumps(run, indent=1)
+    assert run.get("status") == "succeeded", json.dumps(run, indent=1)
     assert not visits
     assert sentinel.poll() is None
     assert (shop / ".maestro/keys/maestro.pem").read_bytes() == key
