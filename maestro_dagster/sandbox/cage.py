@@ -80,9 +80,7 @@ class LinuxCage:
                     open_proxy(command.egress, command.allow_private, unix=isolated)
                 )
             if isolated:
-                Path(self._layout.root).mkdir(
-                    parents=True, exist_ok=True
-                )  # cleaners of temporary folders take it away
+                self._make_root()
                 plan = make_plan(
                     command, self._layout, switch_user=switch, socket=proxy.socket if proxy else None
                 )
@@ -102,6 +100,10 @@ class LinuxCage:
             network_out=proxy.bytes_out,
             refused_hosts=tuple(sorted(proxy.refused)),
         )
+
+    def _make_root(self) -> None:
+        """Cleaners of temporary folders take it away from long-lived workers."""
+        Path(self._layout.root).mkdir(parents=True, exist_ok=True)
 
 
 def _remove(folder: str, owner: int) -> None:

@@ -24,6 +24,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "journal.sqlite").write_text("THE-JOURNAL")
     (folder / "artifacts").mkdir()
     (folder / "artifacts" / "object").write_text("THE-STORE")
+    for path in (folder.parent, *folder.parent.rglob("*")):
+        path.chmod(0o777)  # so that nothing but the cage stands in the way
     return folder
 
 
