@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,4 +46,6 @@ def _section(name: str, context: click.Context) -> str:
 
 
 if __name__ == "__main__":
+    if "--check" in sys.argv:
+        sys.exit(0 if OUT.read_text(encoding="utf-8") == render() else "run `python docs/command_line.py`")
     OUT.write_text(render(), encoding="utf-8")
