@@ -40,7 +40,9 @@ class ShellRunConfig(StepConfig):
         description="file or folder below /scratch to keep; default: what the command prints",
     )
     media_type: str = Field(
-        default="application/octet-stream", title="Media type of a single file or the print"
+        default="application/octet-stream",
+        title="Media type",
+        description="of a single file, or of the print",
     )
     time_limit: float = Field(default=600, gt=0, le=86400, title="Time limit", description="seconds")
     memory_mb: int = Field(default=4096, ge=64, le=262144, title="Memory limit", description="MiB")
