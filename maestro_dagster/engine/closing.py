@@ -59,6 +59,7 @@ def close_run(services: Services, run_id: str) -> Path:
             )
         _write(path, data)
         services.journal.store_evidence(run_id, str(path), digest)
+        services.journal.shrink_log()
     shutil.rmtree(services.scratch_folder / run_id, ignore_errors=True)
     return path
 

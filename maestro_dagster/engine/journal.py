@@ -178,6 +178,18 @@ class Journal:
         """Gives up a run: its lease, and the steps that were left in the middle."""
         self._writer.call(lambda c: writing.leave(c, run_id, owner))
 
+    def shrink_log(self) -> None:
+        """Gives back the disk of SQLite's write-ahead log, unless another process is just using it."""
+        connection = self._reader()
+        waits = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+        connection.execute("PRAGMA busy_timeout=0")
+        try:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.OperationalError:
+            return  # busy: the next run's end comes soon enough
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={waits}")
+
     def close(self) -> None:
         self._writer.close()
         connection = getattr(self._local, "connection", None)
