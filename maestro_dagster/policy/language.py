@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 # Pure, deterministic, and equal to OPA in the differential test. Anything else is refused.
@@ -53,6 +54,16 @@ _VERBS = re.compile(r"%(?![sv%])")
 Node = Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """What names mean in one module. `names` are no local variables: rules and imports."""
+
+    package: str
+    aliases: Mapping[str, str]
+    functions: frozenset[str]
+    names: frozenset[str]
+
+
 def find_problems(tree: Node, functions: frozenset[str], names: frozenset[str]) -> list[str]:
     """What in one module is outside the list, each as `line N: what`. Empty means admitted.
 
@@ -62,8 +73,8 @@ def find_problems(tree: Node, functions: frozenset[str], names: frozenset[str]) 
         names: first parts of the rules' names of every loaded module: what is no local variable.
 
     """
-    package = f"data.{read_package(tree)}"
     aliases = _aliases(tree)
+    scope = _Scope(f"data.{read_package(tree)}", aliases, functions, names | aliases.keys())
     problems = [
         f"line {_line(imported)}: the import of {name}"
         for imported in tree["imports"]
@@ -73,22 +84,26 @@ def find_problems(tree: Node, functions: frozenset[str], names: frozenset[str]) 
     for rule in tree["rules"]:
         problems += _check_head(rule)
         for kind, node in _nodes(rule):
-            if kind == "Call":
-                problems += _check_call(node, package, aliases, functions)
-            elif kind == "Membership" and node["key"] is not None:
-                problems.append(
-                    f"line {_line(node)}: `key, value in`; write `some key, value in` and compare"
-                )
-            elif _has_object_pattern(kind, node):
-                problems.append(f"line {_line(node)}: an object as a pattern; compare its fields one by one")
-            elif kind == "NotExpr" and _is_hoisted(node["expr"], frozenset({*aliases, *names})):
-                problems.append(
-                    f"line {_line(node)}: a reference inside `not`; give it to a variable first, "
-                    "with object.get where it may be missing"
-                )
-            elif kind == "Number" and not _is_exact(node["value"]):
-                problems.append(f"line {_line(node)}: a number beyond 2^53")
+            what = _check_node(kind, node, scope)
+            if what:
+                problems.append(f"line {_line(node)}: {what}")
     return problems
+
+
+def _check_node(kind: str, node: Node, scope: _Scope) -> str:
+    if kind == "Call":
+        return _check_call(node, scope)
+    if kind == "Number":
+        return "" if _is_exact(node["value"]) else "a number beyond 2^53"
+    if kind == "Membership" and node["key"] is not None:
+        return "`key, value in`; write `some key, value in` and compare"
+    if kind == "with_mods" and _has_rule(node["as"], scope.names):
+        return "a rule as the value of `with`; give it to a variable first"
+    if kind == "NotExpr" and _is_hoisted(node["expr"], scope.names):
+        return (
+            "a reference inside `not`; give it to a variable first, with object.get where it may be missing"
+        )
+    return "an object as a pattern; compare its fields" if _has_object_pattern(kind, node) else ""
 
 
 def find_text_problems(texts: list[tuple[str, Any]]) -> list[str]:
@@ -174,20 +189,37 @@ def _check_head(rule: Node) -> list[str]:
     return []
 
 
-def _check_call(node: Node, package: str, aliases: Mapping[str, str], functions: frozenset[str]) -> list[str]:
+def _check_call(node: Node, scope: _Scope) -> str:
     path = _path(node["fcn"])
     if path is None:
-        return [f"line {_line(node)}: a call of something that is not a name"]
+        return "a call of something that is not a name"
     name = ".".join(path)
     head, *rest = path
-    expanded = ".".join((aliases.get(head, head), *rest))
-    if expanded in functions or f"{package}.{name}" in functions:
-        return []
+    expanded = ".".join((scope.aliases.get(head, head), *rest))
+    if expanded in scope.functions or f"{scope.package}.{name}" in scope.functions:
+        return ""
     if name == "sprintf":
         return _check_format(node)
-    if name in BUILTINS:
-        return []
-    return [f"line {_line(node)}: the builtin {name}"]
+    return "" if name in BUILTINS else f"the builtin {name}"
+
+
+def _check_format(node: Node) -> str:
+    literal = _literal(node["params"][0]) if node["params"] else None
+    if literal is None:
+        return "sprintf with a format that is no literal"
+    if _VERBS.search(literal["value"].replace("%%", "")):
+        return "sprintf with a verb other than %s and %v"
+    return ""
+
+
+def _has_rule(value: Any, names: frozenset[str]) -> bool:
+    """Whether a rule is read in it. Calling a function is no reading."""
+    called = {
+        id(node["fcn"]["Var"]) for kind, node in _nodes(value) if kind == "Call" and "Var" in node["fcn"]
+    }
+    return any(
+        kind == "Var" and id(node) not in called and node["value"] in names for kind, node in _nodes(value)
+    )
 
 
 def _has_object_pattern(kind: str, node: Node) -> bool:
@@ -250,15 +282,6 @@ def _has_reference(value: Any, names: frozenset[str]) -> bool:
     )
 
 
-def _check_format(node: Node) -> list[str]:
-    form = next((item["value"] for item in (_literal(param) for param in node["params"][:1]) if item), None)
-    if form is None:
-        return [f"line {_line(node)}: sprintf with a format that is no literal"]
-    if _VERBS.search(form.replace("%%", "")):
-        return [f"line {_line(node)}: sprintf with a verb other than %s and %v"]
-    return []
-
-
 def _literal(node: Node) -> Node | None:
     found: Node | None = node.get("String") or node.get("RawString")
     return found
@@ -307,6 +330,8 @@ def _nodes(value: Any) -> Iterator[tuple[str, Node]]:
             for key, item in here.items():
                 if key[:1].isupper() and isinstance(item, Mapping):
                     yield key, item
+                elif key == "with_mods":
+                    yield from ((key, each) for each in item)
                 if key != "span":
                     stack.append(item)
         elif isinstance(here, list):

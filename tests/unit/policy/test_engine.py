@@ -122,6 +122,45 @@ def test_the_embedded_engine_refuses_what_it_may_answer_differently(
     assert "opa" in decision.violations[0].remedy
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        'allow if not startswith(input.name, "bad")',
+        "allow if not input.name in input.bad",
+        "allow if not f(one)",
+        "allow if not input.bad[input.name]",
+        'allow if { "x": y } = input.object',
+        "allow if (0, input.name in input.list)",
+        "allow if one with input.a as one",
+    ],
+)
+def test_expressions_that_opa_reads_differently_are_refused(packs: Packs, embedded: Start, body: str) -> None:
+    text = pack(f"{body}\none := input.a\nf(x) := x\nviolation contains 1 if false")
+    assert rules(embedded(packs(one=text)).evaluate({})) == ["pack-language-refused"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "allow if not input.gone",
+        "allow if not input.gone == 1",
+        'allow if { name := object.get(input, "name", ""); not startswith(name, "bad") }',
+        "allow if { some name in [input.a]; not name in {2, 3} }",
+        "allow if { value := input.a; not f(value) with input.a as value }",
+    ],
+)
+def test_and_the_ways_to_write_them_are_not(packs: Packs, embedded: Start, body: str) -> None:
+    text = pack(f"{body}\nf(x) if x == 2\nviolation contains 1 if false")
+    assert embedded(packs(one=text)).evaluate({"a": 1}).allow
+
+
+def test_the_example_of_the_readme(repository: Path, packs: Packs, embedded: Start) -> None:
+    text = (repository / "policies" / "README.md").read_text().split("```rego\n")[1].split("```")[0]
+    engine = embedded(packs(example=text))
+    assert rules(engine.evaluate({"flow": {}})) == ["example-owner"]
+    assert engine.evaluate({"flow": {"labels": {"team": "a"}}}).allow
+
+
 def test_own_functions_are_no_builtins(packs: Packs, embedded: Start) -> None:
     text = pack("allow if f(1) == 2\nf(x) := x + 1\nviolation contains 1 if data.maestro.one.f(0) == 5")
     assert embedded(packs(one=text)).evaluate({}).allow
