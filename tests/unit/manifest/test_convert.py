@@ -42,6 +42,8 @@ TEXTS = st.one_of(
             "a\n\nb\n",
             "\n",
             "a\n ",
+            "a\n\n",
+            "a\n\n\nb\n",
             "tab\tx",
             "'",
             '"',

@@ -154,6 +154,7 @@ def test_scalars_follow_the_core_schema(text: str, value: object) -> None:
         ("a: \x07\n", "yaml-character"),
         ('a: "\\ud800"\n', "lone-surrogate"),
         ("a: " + "[" * 100 + "]" * 100 + "\n", "too-deep"),
+        ("a: &x " + "[" * 100 + "]" * 100 + "\n", "too-deep"),
         ("[" * 60_000, "too-deep"),
         ("- " * 20_000, "too-deep"),
         ("a: {x: ${{ params.y }}}\n", "yaml-expression-unquoted"),
