@@ -24,7 +24,8 @@ def wheel(
     text = "\n".join([*head, *(f"Requires-Dist: {item}" for item in requires)]) + "\n\nbody\n"
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("shop-1.2.3.dist-info/METADATA", text)
+        # A ZipInfo is dated 1980; a name would be dated now, and two calls could differ.
+        archive.writestr(zipfile.ZipInfo("shop-1.2.3.dist-info/METADATA"), text)
     return buffer.getvalue()
 
 
