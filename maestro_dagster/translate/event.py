@@ -25,9 +25,9 @@ class Made:
     run_id: str
 
     def to_result(self) -> dg.MaterializeResult[Any]:
+        """Without metadata: from here Dagster would store it twice, in the output's event too."""
         return dg.MaterializeResult(
             asset_key=self.key,
-            metadata=self.metadata,
             data_version=dg.DataVersion(self.digest),
             tags={RUN_TAG: self.run_id},
         )
@@ -92,8 +92,8 @@ def artifact_made(
         "size": dg.MetadataValue.int(artifact.size),
         "media_type": artifact.media_type,
         "latency_ms": dg.MetadataValue.int(outcome.duration_ms),
-        "tokens": dg.MetadataValue.int(outcome.tokens),
-        "attempts": dg.MetadataValue.int(outcome.attempts),
+        **({"tokens": dg.MetadataValue.int(outcome.tokens)} if outcome.tokens else {}),
+        **({"attempts": dg.MetadataValue.int(outcome.attempts)} if outcome.attempts != 1 else {}),
         RUN_TAG: run_id,
         "evidence": dg.MetadataValue.path(evidence),
         **cost_metadata(outcome.cost_nano),

@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.execution.context.data_version_cache import InputAssetVersionInfo
 
 from maestro_dagster.artifacts.interface import Artifact
 from maestro_dagster.engine.interface import StepOutcome
@@ -135,12 +136,36 @@ def partition_of(context: dg.AssetExecutionContext) -> str | None:
 def _selected(context: dg.AssetExecutionContext, events: Iterator[Made | Checked]) -> Iterator[Any]:
     """Only what this Dagster run was asked for: the rest is recorded already, or not wanted."""
     checks = context.selected_asset_check_keys
+    partition = partition_of(context)
     for event in events:
         if isinstance(event, Made):
             if event.key in context.selected_asset_keys:
+                context.add_asset_metadata(event.metadata, asset_key=event.key, partition_key=partition)
                 yield event.to_result()
+                note_provenance(context, event)
         elif dg.AssetCheckKey(event.key, event.name) in checks:
             yield event.to_result()
+
+
+def note_provenance(context: dg.AssetExecutionContext, made: Made) -> None:
+    """Tells Dagster which event the assets behind this one come from.
+
+    Else it asks the event log for the newest materialisation, which costs a fifth of the run and may
+    be that of another branch. Needs a storage that knows what it stored; others are left to ask.
+    """
+    stored_event = getattr(context.instance.event_log_storage, "stored_event", None)
+    step_context = context.op_execution_context.get_step_execution_context()
+    cache = getattr(step_context, "_data_version_cache", None)
+    if stored_event is None or cache is None:
+        return
+    if found := stored_event(context.run.run_id, made.key):
+        cache.input_asset_version_info[made.key] = InputAssetVersionInfo(
+            storage_id=found[0],
+            event_type=dg.DagsterEventType.ASSET_MATERIALIZATION,
+            data_version=dg.DataVersion(made.digest),
+            run_id=context.run.run_id,
+            timestamp=found[1],
+        )
 
 
 def _log_lines(

@@ -19,6 +19,12 @@ telemetry:
   enabled: false
 nux:
   enabled: false
+storage:
+  custom:
+    module: maestro_dagster.workers.storage
+    class: MaestroSqliteStorage
+    config:
+      base_dir: {storage}
 run_coordinator:
   module: dagster._core.run_coordinator
   class: DefaultRunCoordinator
@@ -39,7 +45,7 @@ def prepare_dagster_home(home: Path) -> Path:
     folder = dagster_home(home)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "dagster.yaml"
-    wanted = _CONFIG.format(mark=_MARK, home=_quote(home))
+    wanted = _CONFIG.format(mark=_MARK, home=_quote(home), storage=_quote(folder / "database"))
     found = path.read_text(encoding="utf-8") if path.is_file() else None
     if found is None or (found.startswith(_MARK) and found != wanted):
         temporary = path.with_suffix(".tmp")
