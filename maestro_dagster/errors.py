@@ -33,6 +33,7 @@ class MaestroError(Exception):
         place: where: a file with line and column, a run and step, a setting.
         remedy: what the operator can do about it.
         code: overrides the code of the class with a narrower one.
+
     """
 
     code: ClassVar[str] = "internal"
@@ -74,7 +75,7 @@ class UsageError(MaestroError):
 
 
 class ManifestError(MaestroError):
-    """A flow cannot be read or is wrong. `diagnostics` holds every finding (manifest.diagnostic.Diagnostic)."""
+    """A flow cannot be read or is wrong. `diagnostics` holds every manifest.diagnostic.Diagnostic."""
 
     code = "manifest"
     diagnostics: tuple[Any, ...] = ()

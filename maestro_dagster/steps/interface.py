@@ -36,7 +36,7 @@ class Effects:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Upper estimate before a run. `model_nano` None: the price is unknown. Times in seconds, sizes in bytes."""
+    """Upper estimate before a run, in seconds and bytes. `model_nano` None: the price is unknown."""
 
     cpu_seconds: float = 0.1
     bytes_out: int = 0
@@ -47,7 +47,8 @@ class Estimate:
 @dataclass(frozen=True, slots=True)
 class Network:
     """Which addresses a step may reach. `allow_private` lists hosts or CIDRs that the project allows
-    although they are private, loopback or metadata addresses."""
+    although they are private, loopback or metadata addresses.
+    """
 
     egress: tuple[str, ...] = ()
     allow_private: tuple[str, ...] = ()
@@ -64,7 +65,7 @@ class ProjectView:
 
 
 class Meter(Protocol):
-    """Counts what the engine cannot see by itself. CPU of the event loop and wall time are measured for you."""
+    """Counts what the engine cannot see; CPU of the event loop and wall time are measured for you."""
 
     def add_cpu(self, seconds: float) -> None: ...
 
@@ -147,7 +148,8 @@ class StepKind(Generic[C]):
 
     def model_request(self, config: C, region: str | None = None) -> ModelRequest | None:
         """The model call that `run` is going to make, for kinds whose estimate has `model_nano=None`:
-        admission asks the hub what it may cost at most, in the region of the request. None: the cost stays unknown."""
+        admission asks the hub what it may cost at most, in the region of the request. None: unknown.
+        """
         return None
 
     async def run(self, context: StepContext, config: C, inputs: Mapping[str, Artifact]) -> StepResult:
