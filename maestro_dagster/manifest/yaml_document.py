@@ -21,7 +21,8 @@ from maestro_dagster.manifest.document import (
     join_surrogates,
 )
 from maestro_dagster.manifest.json_document import duplicate_key
-from maestro_dagster.manifest.yaml_plain import UnsupportedError, parse_plain_yaml
+from maestro_dagster.manifest.yaml_plain import parse_plain_yaml
+from maestro_dagster.manifest.yaml_quoted import UnsupportedError
 from maestro_dagster.manifest.yaml_scalar import resolve_plain
 
 if TYPE_CHECKING:

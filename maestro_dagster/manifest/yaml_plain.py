@@ -1,6 +1,6 @@
 """The everyday part of YAML, read without the general parser: ten times faster, and no import.
 
-Block maps and lists, one-line plain and quoted scalars, `|` texts, flow collections. Whatever else
+Block maps and lists, plain and quoted scalars, `|` texts, flow collections. Whatever else
 a line may hold (anchors, tags, folded texts, several documents, anything doubtful or wrong) raises
 UnsupportedError, and the general reader has the word. Nothing is guessed: a test compares both.
 """
@@ -8,7 +8,6 @@ UnsupportedError, and the general reader has the word. Nothing is guessed: a tes
 from __future__ import annotations
 
 import re
-import sys
 from typing import Any
 
 from maestro_dagster.manifest.document import (
@@ -17,9 +16,9 @@ from maestro_dagster.manifest.document import (
     DocumentError,
     Map,
     Seq,
-    join_surrogates,
 )
 from maestro_dagster.manifest.json_document import duplicate_key
+from maestro_dagster.manifest.yaml_quoted import UnsupportedError, fold, unescape
 from maestro_dagster.manifest.yaml_scalar import resolve_plain
 
 # Tabs, carriage returns and the line breaks of other worlds are left to the general reader.
@@ -39,17 +38,10 @@ _FLOW_PLAIN = re.compile(
 _FLOW_KEY = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_./@+-]*):(?= |\n)")
 _DOUBLE = re.compile(r'"((?:[^"\\\n]++|\\[^\n])*+)"')
 _SINGLE = re.compile(r"'((?:[^'\n]++|'')*+)'")
+_LONG_DOUBLE = re.compile(r'"((?:[^"\\]++|\\[^\n])*+)"')
+_LONG_SINGLE = re.compile(r"'((?:[^']++|'')*+)'")
 _END = re.compile(r" *(?: #[^\n]*)?(?:\n|$)")  # nothing more on this line but a comment
 _GAP = re.compile(r"[ \n]*")
-_ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|(.))")
-_ESCAPES = {
-    "0": "\0", "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b",
-    " ": " ", '"': '"', "/": "/", "\\": "\\", "N": "\x85", "_": "\xa0", "L": "\u2028", "P": "\u2029",
-}  # fmt: skip
-
-
-class UnsupportedError(Exception):
-    """The text is not in this part of YAML. Always caught: the general reader takes over."""
 
 
 def parse_plain_yaml(text: str) -> Any:
@@ -211,13 +203,15 @@ class _Reader:
         if letter in "[{":
             value, end = self.flow(at, depth, indent)
         elif letter in "\"'":
-            value, end = self.quoted(at)
+            value, end = self.quoted(at, indent)
         else:
             match = _PLAIN.match(self.text, at)
             if match is None:
                 raise UnsupportedError
             plain = match.group().rstrip(" ")
             end = at + len(plain)
+            if self.text.startswith("\n", end):
+                plain = self.folded(plain, indent)
             value = resolve_plain(plain, at)
         tail = _END.match(self.text, end)
         if tail is None:
@@ -225,15 +219,33 @@ class _Reader:
         self.next_line = max(self.next_line, tail.end())
         self.advance()
         if self.line is not None and self.line[0] > indent:
-            raise UnsupportedError  # a plain text over several lines, or a wrong indent
+            raise UnsupportedError  # a wrong indent
         return value
 
-    def quoted(self, at: int) -> tuple[str, int]:
+    def folded(self, plain: str, indent: int) -> str:
+        """A plain text with the lines that continue it, which are indented deeper than its key."""
+        parts = [plain]
+        while True:
+            line = _LINE.match(self.text, self.next_line)
+            if line is None or not line.group(2) or len(line.group(1)) <= indent:
+                return " ".join(parts)  # behind a blank line may stand more: `inline` refuses that
+            match = _PLAIN.fullmatch(line.group(2).rstrip(" "))
+            if match is None or line.group(2).startswith("-"):
+                raise UnsupportedError
+            parts.append(match.group())
+            self.next_line = line.end()
+
+    def quoted(self, at: int, indent: int | None = None) -> tuple[str, int]:
+        """A quoted text; over several lines only where `indent` says how deep they have to stand."""
         double = self.text[at] == '"'
         match = (_DOUBLE if double else _SINGLE).match(self.text, at)
+        if match is None and indent is not None:
+            match = (_LONG_DOUBLE if double else _LONG_SINGLE).match(self.text, at)
         if match is None:
             raise UnsupportedError
         value = match.group(1)
+        if "\n" in value:
+            value = fold(value, indent or 0)
         if not double:
             return value.replace("''", "'"), match.end()
         return (unescape(value, at) if "\\" in value else value), match.end()
@@ -355,19 +367,3 @@ class _Reader:
         if self.text[end : end + 1] not in (",", "]", "}", " ", "\n"):
             raise UnsupportedError
         return value, end
-
-
-def unescape(text: str, at: int) -> str:
-    """The text between double quotes with its escapes replaced."""
-
-    def replace(match: re.Match[str]) -> str:
-        code = match.group(1) or match.group(2) or match.group(3)
-        if code is None:
-            if match.group(4) not in _ESCAPES:
-                raise UnsupportedError
-            return _ESCAPES[match.group(4)]
-        if int(code, 16) > sys.maxunicode:
-            raise UnsupportedError
-        return chr(int(code, 16))
-
-    return join_surrogates(_ESCAPE.sub(replace, text), at)

@@ -10,7 +10,8 @@ import pytest
 
 from maestro_dagster.manifest.document import DocumentError, Map, Seq, offset_of
 from maestro_dagster.manifest.yaml_document import parse_full_yaml, parse_yaml
-from maestro_dagster.manifest.yaml_plain import UnsupportedError, parse_plain_yaml
+from maestro_dagster.manifest.yaml_plain import parse_plain_yaml
+from maestro_dagster.manifest.yaml_quoted import UnsupportedError
 
 SOAK = os.environ.get("MAESTRO_SOAK") == "1"
 
@@ -184,3 +185,9 @@ def test_places() -> None:
     assert offset_of(tree, ("a", 0, "c"), of_key=True) == 16
     assert offset_of(tree, ("a", 0, "missing")) == 7
     assert offset_of(tree, ()) == 0
+
+
+def test_texts_over_several_lines_take_the_short_way() -> None:
+    text = "e: 'f\n\n  g\n\n\n  '\na: one two\n  three\nb: 'it''s\n  long'\nc: \"q\\t\n  r\" # end\nd: [x]\n"
+    expected = {"e": "f\ng\n\n", "a": "one two three", "b": "it's long", "c": "q\t r", "d": ["x"]}
+    assert parse_plain_yaml(text) == parse_full_yaml(text) == expected
