@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from maestro_dagster.project.root import Project
     from maestro_dagster.workers.companion import Companions
     from maestro_dagster.workers.guard import LoopGuard
-    from maestro_dagster.workers.intake import Intake
     from maestro_dagster.workers.loop import Loop
     from maestro_dagster.workers.zygote import Job, Zygote
 
@@ -95,6 +94,7 @@ def _start_companions(project: Project, port: int | None, *, daemon: bool) -> Co
 
 
 def _make_loop(project: Project, guard: LoopGuard, companions: Companions) -> Loop:
+    from maestro_dagster.project.intake import open_intake
     from maestro_dagster.project.runtime import open_runtime
     from maestro_dagster.workers.board import EngineBoard
     from maestro_dagster.workers.dispatch import Dispatcher
@@ -103,7 +103,7 @@ def _make_loop(project: Project, guard: LoopGuard, companions: Companions) -> Lo
     runtime = open_runtime(project)
     return Loop(
         guard=guard,
-        intake=_make_intake(project),
+        intake=open_intake(project, _say),
         dispatcher=Dispatcher(EngineBoard(runtime), None, project.settings.max_concurrent_runs, _say),
         start_zygote=lambda: _start_zygote(project),
         cancel=runtime.engine.cancel,
@@ -116,23 +116,6 @@ def _make_loop(project: Project, guard: LoopGuard, companions: Companions) -> Lo
 def _tell_ended(companions: Companions) -> None:
     for name in companions.ended():
         _say(f"{name} has ended; see logs/dagster.log")
-
-
-def _make_intake(project: Project) -> Intake:
-    from maestro_dagster.events.inbox import Inbox
-    from maestro_dagster.manifest.read import read_flow
-    from maestro_dagster.project.services import open_journal
-    from maestro_dagster.steps.catalogue import load_catalogue
-    from maestro_dagster.workers.intake import FlowFolder, Intake
-
-    return Intake(
-        inbox=Inbox(project.inbox, project.home / "inbox" / "inbox.sqlite"),
-        flows=FlowFolder(project.flow_files, lambda path: read_flow(path, load_catalogue()), _say),
-        request=open_journal(project).request,
-        say=_say,
-        default_branch=project.settings.default_branch,
-        region=project.settings.request_region,
-    )
 
 
 def _say(text: str) -> None:

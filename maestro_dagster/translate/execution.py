@@ -7,7 +7,6 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import dagster as dg
-from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.execution.context.data_version_cache import InputAssetVersionInfo
 
 from maestro_dagster.artifacts.interface import Artifact
@@ -17,7 +16,7 @@ from maestro_dagster.translate.adoption import adopt_run
 from maestro_dagster.translate.check import gate_checked
 from maestro_dagster.translate.closing import CLOSED, close_run, is_finished
 from maestro_dagster.translate.event import RUN_TAG, Checked, Made, artifact_made
-from maestro_dagster.translate.lease import hold_lease
+from maestro_dagster.translate.lease import hold_lease, holds_lease
 from maestro_dagster.translate.plan import FlowPlan, Op
 from maestro_dagster.translate.python_asset import read_pointer
 from maestro_dagster.translate.runtime import Runtime, RuntimeSource
@@ -39,6 +38,7 @@ def run_op(
         run_id = context.run.tags.get(RUN_TAG)
         if run_id is None:
             run_id = adopt_run(context, plan, runtime)
+        if not holds_lease(run_id):  # a stock launcher started this process, not the loop
             held.enter_context(hold_lease(runtime.engine, run_id))
         try:
             yield from _run_steps(context, plan, op, translator, runtime, run_id)
@@ -71,7 +71,9 @@ def _run_steps(
     if not decision.allow:
         raise _failure(denial(run_id, [each.to_json() for each in decision.violations]).to_json())
     if any(step.status == "cancelled" for step in view.steps):
-        raise DagsterExecutionInterruptedError
+        # Dagster calls a run cancelled only when somebody said beforehand that it would be.
+        context.instance.report_run_canceling(context.run, "The Maestro run was cancelled.")
+        raise dg.Failure("the run was cancelled", metadata={RUN_TAG: run_id}, allow_retries=False)
     if not failed and view.status == "failed":
         failed = [step for step in view.steps if step.status == "failed"]
     if failed:

@@ -25,6 +25,14 @@ def lease_owner() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
+_held: set[tuple[int, str]] = set()  # (process, run)
+
+
+def holds_lease(run_id: str) -> bool:
+    """Whether this process holds the run."""
+    return (os.getpid(), run_id) in _held
+
+
 @contextmanager
 def hold_lease(engine: Engine, run_id: str, owner: str | None = None) -> Iterator[None]:
     """Holds the run for the time of the block, renewing in a thread.
@@ -44,9 +52,11 @@ def hold_lease(engine: Engine, run_id: str, owner: str | None = None) -> Iterato
         target=_renew, args=(engine, run_id, owner, stop), name=f"lease-{run_id}", daemon=True
     )
     renewing.start()
+    _held.add((os.getpid(), run_id))
     try:
         yield
     finally:
+        _held.discard((os.getpid(), run_id))
         stop.set()
         renewing.join()
         engine.release(run_id, owner)

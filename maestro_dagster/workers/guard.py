@@ -20,6 +20,33 @@ def socket_path(home: Path) -> Path:
     return home / RUN_FOLDER / "loop.sock"
 
 
+def _lock(handle: int) -> None:
+    """Tries for a moment: somebody may just be asking whether a loop runs."""
+    for _ in range(4):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_loop_running(home: Path) -> bool:
+    """Whether a process holds the project's loop."""
+    try:
+        lock = os.open(home / RUN_FOLDER / "loop.lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
 class LoopGuard:
     """Holds `run/loop.lock`; `run/loop.json` says pid and start, `run/ready` that the loop takes work.
 
@@ -34,7 +61,7 @@ class LoopGuard:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(self.folder / "loop.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
         except OSError as error:
             os.close(lock)
             raise ProjectError(

@@ -102,8 +102,9 @@ class Intake:
         requests = [request for _, found in wanted for request in found]
         if requests:
             self.request(requests)
-        for event, found in wanted:
-            self.inbox.mark_requested(event.event_id, [request.run_id for request in found])
+        self.inbox.mark_all_requested(
+            {event.event_id: [request.run_id for request in found] for event, found in wanted}
+        )
         return len(requests)
 
     def _requests(self, event: PushEvent, flows: Sequence[Flow]) -> list[RunRequest]:

@@ -22,6 +22,7 @@ import sqlalchemy as db
 from dagster import AssetKey, DagsterEventType, EventLogEntry, StringSource
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.event_log.base import EventLogStorage
+from dagster._core.storage.event_log.sqlite import consolidated_sqlite_event_log
 from dagster._core.storage.event_log.sqlite.consolidated_sqlite_event_log import (
     ConsolidatedSqliteEventLogStorage,
 )
@@ -29,6 +30,7 @@ from dagster._core.storage.runs.base import RunStorage
 from dagster._core.storage.runs.sqlite.sqlite_run_storage import SqliteRunStorage
 from dagster._core.storage.schedules.base import ScheduleStorage
 from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import SqliteScheduleStorage
+from dagster._core.storage.sql import get_alembic_config, safe_commit, stamp_alembic_rev
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS, create_db_conn_string
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster.version import __version__ as dagster_version
@@ -256,12 +258,21 @@ def _prepare(folder: Path) -> None:
         runs = SqliteRunStorage.from_local(str(folder / _RUNS))
         schedules = SqliteScheduleStorage.from_local(str(folder / _SCHEDULES))
         events = ConsolidatedSqliteEventLogStorage(str(folder / _EVENTS))
-        if before is not None:
+        if before is None:
+            _stamp(events)
+            _set_page_size(Path(events.get_db_path()))  # type: ignore[no-untyped-call]
+        else:
             for storage in (runs, schedules, events):
                 storage.upgrade()
-        else:
-            _set_page_size(Path(events.get_db_path()))  # type: ignore[no-untyped-call]
         stamp.write_text(dagster_version, encoding="ascii")
+
+
+def _stamp(events: ConsolidatedSqliteEventLogStorage) -> None:
+    """Says which migrations the new tables hold. Stock does so too, but leaves it uncommitted."""
+    config = get_alembic_config(consolidated_sqlite_event_log.__file__)
+    with events.index_connection() as connection:
+        stamp_alembic_rev(config, connection)
+        safe_commit(connection)
 
 
 def _set_page_size(path: Path) -> None:

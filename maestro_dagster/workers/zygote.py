@@ -30,6 +30,7 @@ from typing import Any
 
 from maestro_dagster.errors import MaestroError
 
+_FOR_CHILDREN = (signal.SIGINT, signal.SIGTERM)
 EXIT_ERROR = 70  # of a child that ended with an error it could not record (sysexits: EX_SOFTWARE)
 
 
@@ -171,9 +172,12 @@ class _Server:
                     os.kill(form["pid"], form["signal"])
             return
         job = Job(form["kind"], form["id"])
+        # A signal between the fork and the child's own handling must wait, not be ignored as here.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _FOR_CHILDREN)
         pid = os.fork()
         if pid == 0:
             os._exit(self._child(job))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_CHILDREN)
         self._children[pid] = job
         self._send({"event": "started", "kind": job.kind, "id": job.id, "pid": pid})
 
@@ -181,8 +185,9 @@ class _Server:
         code = EXIT_ERROR
         try:
             signal.set_wakeup_fd(-1)
-            for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGCHLD, *_FOR_CHILDREN):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _FOR_CHILDREN)
             os.setpgid(0, 0)  # a Ctrl-C for the parent's group is not for the run
             self._socket.close()
             os.close(self._wake)

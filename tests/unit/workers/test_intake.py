@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from maestro_dagster.engine.interface import RunRequest
+from maestro_dagster.errors import ManifestError
+from maestro_dagster.events.inbox import Inbox
+from maestro_dagster.events.interface import PushEvent, run_id_for
+from maestro_dagster.manifest.model import Flow
+from maestro_dagster.workers.intake import FlowFolder, Intake
+
+ZERO = "0" * 40
+
+
+def make_flow(name: str, on: object) -> Flow:
+    tasks = [{"id": "a", "uses": "pkg:text/template@1.0.0"}]
+    return Flow.model_validate({"name": name, "version": "1.0.0", "on": on, "tasks": tasks})
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "lib"
+    for command in (
+        ["init", "--quiet", "--initial-branch=main", str(folder)],
+        [
+            "-C",
+            str(folder),
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b.cd",
+            "commit",
+            "--quiet",
+            "--allow-empty",
+            "-mx",
+        ],
+    ):
+        subprocess.run(["git", *command], check=True)
+    return folder
+
+
+class Desk:
+    """An intake, and what it asked for."""
+
+    def __init__(self, folder: Path, flows: Sequence[Flow]) -> None:
+        self.inbox = Inbox(folder / "inbox", folder / "inbox.sqlite")
+        self.asked: list[RunRequest] = []
+        self.said: list[str] = []
+        self.fail = False
+        paths = []
+        for flow in flows:
+            paths.append(folder / f"{flow.name}.json")
+            paths[-1].write_text("x")
+        by_path = dict(zip(paths, flows, strict=True))
+        self.intake = Intake(
+            self.inbox,
+            FlowFolder(lambda: paths, by_path.__getitem__, self.said.append),
+            self.request,
+            self.said.append,
+        )
+
+    def request(self, requests: Sequence[RunRequest]) -> None:
+        if self.fail:
+            raise RuntimeError("the power went out")
+        self.asked += requests
+
+    def record(self, event: PushEvent) -> None:
+        with self.inbox.transaction() as connection:
+            self.inbox.insert(connection, [event])
+
+    def push(self, repository: Path, ref: str = "refs/heads/main", event_id: str = "event-0001") -> PushEvent:
+        head = subprocess.check_output(["git", "-C", str(repository), "rev-parse", "HEAD"], text=True).strip()
+        event = PushEvent(event_id, str(repository), ZERO, head, ref, 1.0, "hook", "lib")
+        self.record(event)
+        return event
+
+
+def test_each_flow_that_wants_the_push_gets_one_run(tmp_path: Path, repository: Path) -> None:
+    flows = [
+        make_flow("all-of-them", [{"event": "push"}]),
+        make_flow("only-dev", [{"event": "push", "branches": ["dev"]}]),
+        make_flow("never", []),
+    ]
+    desk = Desk(tmp_path, flows)
+    event = desk.push(repository)
+    assert desk.intake.take() == 1
+    (request,) = desk.asked
+    assert request.run_id == run_id_for(event.event_id, "all-of-them")
+    assert (request.cause, request.partition) == ("push", "lib@refs/heads/main")
+    assert request.git["sha"] == event.after
+    assert desk.intake.take() == 0
+    assert desk.inbox.run_ids(event.event_id) == (request.run_id,)
+
+
+def test_a_pass_that_died_before_its_note_asks_for_the_same_run_again(
+    tmp_path: Path, repository: Path
+) -> None:
+    desk = Desk(tmp_path, [make_flow("one", [{"event": "push"}])])
+    desk.push(repository)
+    desk.fail = True
+    with pytest.raises(RuntimeError):
+        desk.intake.take()
+    desk.fail = False
+    desk.intake.take()
+    assert [request.run_id for request in desk.asked] == [run_id_for("event-0001", "one")]
+
+
+def test_a_vanished_repository_keeps_its_push_and_holds_up_no_other(tmp_path: Path, repository: Path) -> None:
+    desk = Desk(tmp_path, [make_flow("one", [{"event": "push"}])])
+    away = tmp_path / "away"
+    desk.push(repository, event_id="event-0002")
+    repository.rename(away)
+    subprocess.run(["git", "clone", "--quiet", str(away), str(tmp_path / "other")], check=True)
+    desk.push(tmp_path / "other", event_id="event-0003")
+    assert desk.intake.take() == 1
+    assert [event.event_id for event in desk.inbox.pending()] == ["event-0002"]
+    assert desk.intake.take() == 0
+    away.rename(repository)
+    assert desk.intake.take() == 0, "not asked again before its time"
+    assert desk.intake.take(retry=True) == 1
+
+
+def test_a_push_whose_commit_is_gone_still_becomes_a_run(tmp_path: Path, repository: Path) -> None:
+    desk = Desk(tmp_path, [make_flow("one", [{"event": "push"}])])
+    desk.record(PushEvent("event-0004", str(repository), ZERO, "1" * 40, "refs/heads/main", 1.0))
+    assert desk.intake.take() == 1
+    assert desk.asked[0].git["sha"] == "1" * 40
+    assert any("commit-missing" in line or "does not have" in line for line in desk.said)
+
+
+def test_a_broken_flow_leaves_the_others_usable_and_is_read_again_when_mended(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("good")
+    bad.write_text("bad")
+    reads: list[str] = []
+
+    def read(path: Path) -> Flow:
+        reads.append(path.name)
+        if path.read_text() == "bad":
+            raise ManifestError("it is broken")
+        return make_flow(path.stem + "-flow", [])
+
+    said: list[str] = []
+    folder = FlowFolder(lambda: [good, bad], read, said.append)
+    assert [flow.name for flow in folder.flows()] == ["good-flow"]
+    folder.flows()
+    assert reads == ["good.yaml", "bad.yaml"], "unchanged files are not read again"
+    assert len(said) == 1
+    bad.write_text("mended")
+    assert [flow.name for flow in folder.flows()] == ["good-flow", "bad-flow"]
+
+
+def test_an_idle_pass_is_cheap(tmp_path: Path) -> None:
+    flows = [make_flow(f"flow-{number}", [{"event": "push"}]) for number in range(50)]
+    desk = Desk(tmp_path, flows)
+    desk.intake.take()
+    begun = time.process_time()
+    for _ in range(20):
+        desk.intake.take()
+    assert (time.process_time() - begun) / 20 < 0.020
+    begun = time.process_time()
+    for _ in range(1000):
+        assert not desk.intake.has_drops()
+    assert (time.process_time() - begun) / 1000 < 0.001
