@@ -47,7 +47,7 @@ def _serve(project: Project, guard: LoopGuard, port: int | None, *, daemon: bool
     from maestro_dagster.workers.guard import socket_path
     from maestro_dagster.workers.socket_file import listen_on
 
-    zygote = _start_zygote(project)  # first: a fork would copy what is opened later
+    zygote = _start_zygote(project, guard)  # first: a fork would copy what is opened later
     companions = _start_companions(project, port, daemon=daemon)
     try:
         loop = _make_loop(project, guard, companions)
@@ -58,7 +58,7 @@ def _serve(project: Project, guard: LoopGuard, port: int | None, *, daemon: bool
         socket_path(project.home).unlink(missing_ok=True)
 
 
-def _start_zygote(project: Project) -> Zygote:
+def _start_zygote(project: Project, guard: LoopGuard) -> Zygote:
     from maestro_dagster.workers.zygote import Zygote
 
     def perform(job: Job) -> int:
@@ -72,7 +72,7 @@ def _start_zygote(project: Project) -> Zygote:
 
         preload_modules()
 
-    return Zygote.start(perform, preload, project.home / "logs" / "workers.log")
+    return Zygote.start(perform, preload, project.home / "logs" / "workers.log", guard.descriptors())
 
 
 def _start_companions(project: Project, port: int | None, *, daemon: bool) -> Companions:
@@ -105,7 +105,7 @@ def _make_loop(project: Project, guard: LoopGuard, companions: Companions) -> Lo
         guard=guard,
         intake=open_intake(project, _say),
         dispatcher=Dispatcher(EngineBoard(runtime), None, project.settings.max_concurrent_runs, _say),
-        start_zygote=lambda: _start_zygote(project),
+        start_zygote=lambda: _start_zygote(project, guard),
         cancel=runtime.engine.cancel,
         repositories=tuple(project.repositories.values()),
         say=_say,

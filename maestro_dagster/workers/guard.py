@@ -85,6 +85,10 @@ class LoopGuard:
             os.close(self._lock)
             self._lock = None
 
+    def descriptors(self) -> tuple[int, ...]:
+        """What a forked child has to close, or the lock outlives this process."""
+        return () if self._lock is None else (self._lock,)
+
     def set_ready(self) -> None:
         (self.folder / "ready").write_text(str(os.getpid()), encoding="utf-8")
 

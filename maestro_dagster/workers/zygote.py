@@ -23,7 +23,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,18 @@ class Zygote:
         self._buffer = b""
 
     @classmethod
-    def start(cls, perform: Callable[[Job], int], preload: Callable[[], None], log: Path) -> Zygote:
-        """Forks the server. `preload` runs in it once, `perform` in every child; output goes to `log`."""
+    def start(
+        cls,
+        perform: Callable[[Job], int],
+        preload: Callable[[], None],
+        log: Path,
+        leave: Sequence[int] = (),
+    ) -> Zygote:
+        """Forks the server. `preload` runs in it once, `perform` in every child; output goes to `log`.
+
+        `leave` are descriptors that the server must not keep: a lock that it inherits would be held for
+        as long as any of its children lives.
+        """
         ours, theirs = socket.socketpair()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -71,6 +81,8 @@ class Zygote:
             code = EXIT_ERROR
             try:
                 ours.close()
+                for descriptor in leave:
+                    os.close(descriptor)
                 _redirect_output(log)
                 _Server(theirs, perform).serve(preload)
                 code = 0

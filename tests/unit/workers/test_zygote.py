@@ -80,3 +80,16 @@ def test_the_parent_hears_that_the_server_died(zygote: Zygote) -> None:
     collect(zygote, 1)
     os.kill(zygote.pid, signal.SIGKILL)
     assert [event.event for event in collect(zygote, 1)] == ["dead"]
+
+
+def test_the_loops_lock_ends_with_the_loop_while_its_children_live(tmp_path: Path) -> None:
+    from maestro_dagster.workers.guard import LoopGuard, is_loop_running
+
+    with LoopGuard(tmp_path) as guard:
+        made = Zygote.start(perform, lambda: None, tmp_path / "log", guard.descriptors())
+        made.submit(Job("maestro", "sleep"))
+        assert [event.event for event in collect(made, 2)] == ["ready", "started"]
+    try:
+        assert not is_loop_running(tmp_path)
+    finally:
+        made.stop()
