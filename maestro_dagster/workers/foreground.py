@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from maestro_dagster.workers.compute_log import set_capture
 from maestro_dagster.workers.execute import execute_run
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def execute_in_foreground(
 
     `tell` is called with each step that ends. Raises what `execute_run` raises.
     """
+    set_capture("off")
     found: list[RunView] = []
     errors: list[BaseException] = []
 

@@ -25,6 +25,11 @@ storage:
     class: MaestroSqliteStorage
     config:
       base_dir: {storage}
+compute_logs:
+  module: maestro_dagster.workers.compute_log
+  class: WorkerComputeLogManager
+  config:
+    base_dir: {logs}
 run_coordinator:
   module: dagster._core.run_coordinator
   class: DefaultRunCoordinator
@@ -45,7 +50,9 @@ def prepare_dagster_home(home: Path) -> Path:
     folder = dagster_home(home)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "dagster.yaml"
-    wanted = _CONFIG.format(mark=_MARK, home=_quote(home), storage=_quote(folder / "database"))
+    wanted = _CONFIG.format(
+        mark=_MARK, home=_quote(home), storage=_quote(folder / "database"), logs=_quote(folder / "output")
+    )
     found = path.read_text(encoding="utf-8") if path.is_file() else None
     if found is None or (found.startswith(_MARK) and found != wanted):
         temporary = path.with_suffix(".tmp")

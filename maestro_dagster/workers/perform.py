@@ -33,7 +33,8 @@ _PRELOADED = (
     "dagster._core.storage.event_log.sqlite",
     "dagster._core.storage.runs.sqlite",
     "dagster._core.storage.schedules.sqlite",
-    "dagster._core.storage.local_compute_log_manager",
+    "maestro_dagster.workers.compute_log",
+    "maestro_dagster.workers.storage",
     "dagster._core.storage.root",
     "dagster._core.run_coordinator",
     "maestro_dagster.workers.launcher",
@@ -63,6 +64,9 @@ def preload_modules() -> None:
 
 def perform_job(job: Job, source: RuntimeSource) -> int:
     """Does it, and gives the exit status."""
+    from maestro_dagster.workers.compute_log import set_capture
+
+    set_capture("file")
     if job.kind == "dagster":
         return _perform_dagster(job.id, source)
     from maestro_dagster.workers.execute import close_dead_run, execute_run

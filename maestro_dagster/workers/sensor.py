@@ -82,5 +82,11 @@ def _run_request(instance: dg.DagsterInstance, view: RunView, flow: Flow) -> dg.
         run_key=view.run_id,
         job_name=encode_name(flow.name),
         partition_key=partition,
-        tags={RUN_TAG: view.run_id, FLOW_TAG: flow.name, "maestro/cause": view.cause},
+        tags={
+            RUN_TAG: view.run_id,
+            FLOW_TAG: flow.name,
+            "maestro/cause": view.cause,
+            # As a tag too, which spares Dagster the question whether the partition exists: it does now.
+            **({"dagster/partition": partition} if partition else {}),
+        },
     )

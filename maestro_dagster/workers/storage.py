@@ -270,7 +270,7 @@ def _prepare(folder: Path) -> None:
 def _stamp(events: ConsolidatedSqliteEventLogStorage) -> None:
     """Says which migrations the new tables hold. Stock does so too, but leaves it uncommitted."""
     config = get_alembic_config(consolidated_sqlite_event_log.__file__)
-    with events.index_connection() as connection:
+    with events.index_connection() as connection:  # type: ignore[no-untyped-call]
         stamp_alembic_rev(config, connection)
         safe_commit(connection)
 

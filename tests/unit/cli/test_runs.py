@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from maestro_dagster.cli.main import run_command
+from maestro_dagster.cli.request import new_run_id, parse_params
+from maestro_dagster.errors import UsageError
+from maestro_dagster.manifest.model import Flow
+from maestro_dagster.project.scaffold import init_project
+
+FLOW = """\
+name: greet
+version: 1.0.0
+params:
+  who: {type: string, default: world}
+tasks:
+  - id: hello
+    uses: pkg:text/template@1.0.0
+    with: {template: "hello ${{ params.who }}"}
+"""
+BROKEN = """\
+name: broken
+version: 1.0.0
+tasks:
+  - {id: a, uses: pkg:text/template@1.0.0, needs: [], with: {template: no json}}
+  - {id: b, uses: pkg:json/query@1.0.0, needs: [a], with: {query: x}}
+"""
+SLOW = """\
+name: slow
+version: 1.0.0
+tasks:
+  - {id: wait, uses: pkg:shell/run@1.0.0, isolation: none, with: {argv: [sleep, "60"]}}
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "shop"
+    init_project(folder)
+    for name, text in (("greet", FLOW), ("broken", BROKEN), ("slow", SLOW)):
+        (folder / "assets" / f"{name}.yaml").write_text(text)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
+    code = run_command([*arguments, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_run_is_waited_for_shown_and_found_again(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, run = call(capsys, "run", "greet", "-p", "who=you", "--budget", "1usd")
+    assert code == 0
+    assert run["status"] == "succeeded"
+    (step,) = run["steps"]
+    assert set(step) >= {"id", "status", "attempts", "output_digest", "duration_ms", "cost_usd"}
+    assert (step["id"], step["status"], step["attempts"]) == ("hello", "done", 1)
+    assert Path(run["evidence"]).is_file()
+    assert call(capsys, "status", run["run_id"]) == (0, run)
+    code, listed = call(capsys, "status", "--flow", "greet")
+    assert [each["run_id"] for each in listed["runs"]] == [run["run_id"]]
+    assert call(capsys, "status", "--flow", "other")[1] == {"runs": []}
+    assert run_command(["verify", run["evidence"]]) == 0
+    assert run_command(["watch", run["run_id"]]) == 0
+    assert "hello: done" in capsys.readouterr().out
+    assert run_command(["status", "-e", run["run_id"]]) == 0
+    assert "hello" in capsys.readouterr().out
+    assert call(capsys, "retry", run["run_id"])[0] == 2
+
+
+def test_a_failed_run_exits_1_and_retry_takes_over_what_is_done(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, run = call(capsys, "run", "--template", "broken")
+    assert code == 1
+    assert run["status"] == "failed"
+    assert run["error"]["remedy"]
+    path = shop / "assets" / "broken.yaml"
+    path.write_text(path.read_text())
+    code, again = call(capsys, "retry", run["run_id"])
+    assert code == 1
+    assert again["run_id"] != run["run_id"]
+    assert {step["id"]: step["status"] for step in again["steps"]} == {"a": "reused", "b": "failed"}
+
+
+def test_plan_says_what_would_be_and_writes_nothing(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(str(path) for path in shop.rglob("*"))
+    code, plan = call(capsys, "plan", "-m", "greet")
+    assert code == 0
+    assert set(plan) == {"digest", "allow", "verdicts", "estimated_cost_usd", "steps"}
+    assert plan["allow"] is True
+    assert plan["digest"].startswith("sha256:")
+    assert [step["id"] for step in plan["steps"]] == ["hello"]
+    assert sorted(str(path) for path in shop.rglob("*")) == before
+    code, plan = call(capsys, "plan", "greet", "--region", "KP")
+    assert code == 3
+    assert plan["allow"] is False
+
+
+def test_a_denied_run_exits_3_and_still_has_evidence(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, run = call(capsys, "run", "greet", "--budget", "0.000000001")
+    assert code == 3
+    assert run["status"] == "denied"
+    assert Path(run["evidence"]).is_file()
+    assert run_command(["run", "greet", "--budget", "0.000000001"]) == 3
+    assert "remedy:" in capsys.readouterr().out
+
+
+def test_ctrl_c_cancels_the_run_and_exits_4(shop: Path) -> None:
+    command = [sys.executable, "-m", "maestro_dagster", "run", "slow", "--json"]
+    with subprocess.Popen(command, cwd=shop, stdout=subprocess.PIPE, start_new_session=True) as process:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not list((shop / ".maestro").glob("run/begun/*")):
+            time.sleep(0.05)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 4
+    run = json.loads(out)
+    assert run["status"] == "cancelled"
+    assert Path(run["evidence"]).is_file()
+
+
+def test_cancel_closes_a_run_that_nobody_works_on(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from maestro_dagster.cli.request import Typed, make_request
+    from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.services import open_engine
+
+    project = find_project()
+    request = make_request(project, Typed("greet"))
+    open_engine(project).request(request)
+    code, said = call(capsys, "cancel", request.run_id)
+    assert code == 0
+    assert said["status"] == "cancelled"
+    assert Path(said["evidence"]).is_file()
+    assert run_command(["watch", request.run_id]) == 4
+
+
+def test_logs_are_lines_or_documents(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (shop / "assets" / "slow.yaml").write_text(SLOW.replace('[sleep, "60"]', '[echo, "a line"]'))
+    code, run = call(capsys, "run", "slow")
+    assert code == 0
+    assert run_command(["logs", run["run_id"], "--step", "wait", "-f"]) == 0
+    assert "wait: " in capsys.readouterr().out
+    assert run_command(["logs", run["run_id"], "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert lines
+    assert {"ts", "step", "line"} <= set(lines[0])
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "watch", "cancel", "retry"])
+def test_an_unknown_run_is_a_coded_error(
+    shop: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    code, said = call(capsys, command, "no-such-run")
+    assert code == 1
+    assert said["error"]["code"] == "run-unknown"
+    assert said["error"]["remedy"]
+
+
+def test_a_wrong_flow_or_parameter_is_said_before_anything_runs(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(capsys, "run", "nothing")[1]["error"]["code"] == "flow-missing"
+    code, said = call(capsys, "run", "greet", "-p", "name=x")
+    assert (code, said["error"]["code"]) == (2, "usage")
+    assert call(capsys, "run", "greet", "--budget", "much")[1]["error"]["code"] == "money-invalid"
+
+
+def test_parameters_have_the_types_of_the_flow() -> None:
+    params = {"s": {}, "i": {"type": "integer"}, "n": {"type": "number"}, "b": {"type": "boolean"},
+              "a": {"type": "array"}, "o": {"type": "object"}}  # fmt: skip
+    tasks = [{"id": "a", "uses": "pkg:text/template@1.0.0"}]
+    flow = Flow.model_validate({"name": "typed", "version": "1.0.0", "params": params, "tasks": tasks})
+    given = ["s=1", "i=1", "n=1.5", "b=true", 'a=["x"]', 'o={"x": 1}']
+    assert parse_params(flow, given) == {"s": "1", "i": 1, "n": 1.5, "b": True, "a": ["x"], "o": {"x": 1}}
+    for wrong in ("i=x", "i=true", "i=1.5", "b=1", "a={}", "o=[]", "n=", "x=1", "noequals"):
+        with pytest.raises(UsageError):
+            parse_params(flow, [wrong])
+    with pytest.raises(UsageError):
+        parse_params(flow, ["s=1", "s=2"])
+
+
+def test_run_ids_differ_and_are_safe_in_paths() -> None:
+    ids = {new_run_id() for _ in range(100)}
+    assert len(ids) == 100
+    assert all(each.isalnum() and len(each) == 26 for each in ids)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["plan", "greet"], ["logs", "x"], ["--help"], ["run", "--help"]]
+)
+def test_commands_that_run_nothing_never_import_dagster(shop: Path, arguments: list[str]) -> None:
+    script = (
+        "import sys; from maestro_dagster.cli.main import run_command; run_command(sys.argv[1:]);"
+        "names = ('dagster', 'litellm', 'polars', 'pyarrow', 'duckdb', 'pandas', 'aiohttp');"
+        "heavy = set(names) & set(sys.modules);"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=shop,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
