@@ -108,8 +108,10 @@ class RegoChild:
                     stream.close()
 
     def __del__(self) -> None:
-        with contextlib.suppress(Exception):
+        try:
             self._kill()
+        except Exception:  # noqa: BLE001, S110 - at exit even modules are gone; the child ends with its pipe
+            pass
 
 
 def _send(process: subprocess.Popen[bytes], data: bytes, deadline: float) -> None:
