@@ -12,21 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.types.dagster_type import Any as DagsterAny
 from dagster._utils.warnings import disable_dagster_warnings
 
 from maestro_dagster.manifest.model import Flow
 from maestro_dagster.translate.check import check_specs
 from maestro_dagster.translate.execution import run_op
-from maestro_dagster.translate.io_manager import (
-    FLOW_IO_KEY,
-    FLOW_METADATA,
-    ROLE_METADATA,
-    STEP_METADATA,
-    flow_io_manager,
-)
+from maestro_dagster.translate.io_manager import FLOW_IO_KEY, flow_io_manager
 from maestro_dagster.translate.plan import FlowPlan, Op, Output, is_partitioned, partitions_name, plan_flow
 from maestro_dagster.translate.runtime import RuntimeSource, project_runtime
-from maestro_dagster.translate.translator import FlowTranslator
+from maestro_dagster.translate.translator import FlowTranslator, own_metadata
 
 
 def build_flow_assets(
@@ -68,7 +63,10 @@ def build_op(
 
     outs = {
         output.name: dg.AssetOut.from_spec(
-            _spec(translator, output), is_required=False, io_manager_key=FLOW_IO_KEY
+            _spec(translator, output),
+            dagster_type=DagsterAny,
+            is_required=False,
+            io_manager_key=FLOW_IO_KEY,
         )
         for output in op.outputs
     }
@@ -93,11 +91,12 @@ def build_op(
 
 
 def _spec(translator: FlowTranslator, output: Output) -> dg.AssetSpec:
-    """The translator's spec, with what the IO manager needs to find the artifact again."""
-    product = output.product
-    found = {FLOW_METADATA: product.flow.name, STEP_METADATA: product.name, ROLE_METADATA: product.role}
-    spec = translator.get_asset_spec(product)
-    return spec.replace_attributes(key=output.key, metadata={**spec.metadata, **found})
+    """The translator's spec; an overridden one gets back what the IO manager needs."""
+    spec = translator.get_asset_spec(output.product)
+    own = own_metadata(output.product)
+    if spec.key == output.key and own.items() <= spec.metadata.items():
+        return spec  # changing a spec costs as much as making it
+    return spec.replace_attributes(key=output.key, metadata={**spec.metadata, **own})
 
 
 def partitions_of(flow: Flow) -> dg.DynamicPartitionsDefinition | None:

@@ -14,6 +14,7 @@ from maestro_dagster.translate.adoption import MANUAL_PARTITION, adopted_run_id,
 from maestro_dagster.translate.closing import read_sbom
 from maestro_dagster.translate.event import RUN_TAG
 from maestro_dagster.translate.python_asset import read_pointer, write_pointer
+from maestro_dagster.translate.translator import FLOW_METADATA, ROLE_METADATA, STEP_METADATA
 
 if TYPE_CHECKING:
     from maestro_dagster.engine.interface import RunView
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
 FLOW_IO_KEY = "maestro_flow_io"
 REF_METADATA = "maestro/ref"
-FLOW_METADATA = "maestro/flow"
-STEP_METADATA = "maestro/step"
-ROLE_METADATA = "maestro/role"
 
 
 class ArtifactIOManager(dg.IOManager):

@@ -14,6 +14,10 @@ from maestro_dagster.manifest.model import Flow, Task
 
 Role = Literal["step", "sbom", "evidence"]
 
+FLOW_METADATA = "maestro/flow"
+STEP_METADATA = "maestro/step"
+ROLE_METADATA = "maestro/role"
+
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _TEAM = re.compile(r"[^A-Za-z0-9_-]+")
 _TAG_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -97,7 +101,7 @@ class FlowTranslator:
 
     def get_metadata(self, product: Product) -> Mapping[str, Any]:
         if product.task is None:
-            return {"maestro/role": product.role}
+            return {}
         found: dict[str, Any] = {"maestro/uses": product.task.uses}
         if product.task.with_:
             found["maestro/config"] = dg.MetadataValue.json(product.task.with_)
@@ -117,9 +121,18 @@ class FlowTranslator:
             tags=self.get_tags(product),
             kinds=self.get_kinds(product),
             description=self.get_description(product),
-            metadata=self.get_metadata(product),
+            metadata={**self.get_metadata(product), **own_metadata(product)},
             code_version=self.get_code_version(product),
         )
+
+
+def own_metadata(product: Product) -> dict[str, Any]:
+    """By what the IO manager finds an asset's artifact again."""
+    return {
+        FLOW_METADATA: product.flow.name,
+        STEP_METADATA: product.name,
+        ROLE_METADATA: product.role,
+    }
 
 
 def code_version(task: Task) -> str:
