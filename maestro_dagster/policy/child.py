@@ -110,7 +110,7 @@ class RegoChild:
     def __del__(self) -> None:
         try:
             self._kill()
-        except Exception:  # noqa: BLE001, S110 - at exit even modules are gone; the child ends with its pipe
+        except Exception:  # noqa: BLE001, S110, SIM105 - at exit even contextlib is gone
             pass
 
 

@@ -22,7 +22,7 @@ from maestro_dagster.events.refs import poll_repositories
 from maestro_dagster.workers.dispatch import Dispatcher
 from maestro_dagster.workers.guard import LoopGuard
 from maestro_dagster.workers.intake import Intake, Say
-from maestro_dagster.workers.zygote import Zygote
+from maestro_dagster.workers.zygote import PREPARE, ChildEvent, Zygote
 
 GLANCE_SECONDS = 0.1  # between looks at the inbox's folder
 PASS_SECONDS = 1.0  # between whole passes
@@ -102,13 +102,23 @@ class Loop:
                     self.say("the fork server died; another is started")
                     self._adopt(self.start_zygote())
                 return
-            if event.event == "ready" and not self._ready:
-                self._ready = True
-                self.guard.set_ready()
-                self.say("ready")
-            self.dispatcher.handle(event)
+            if event.event == "ready":
+                zygote.submit(PREPARE)
+            elif event.job == PREPARE:
+                self._prepared(event)
+            else:
+                self.dispatcher.handle(event)
         if not self._stopping:
             self.dispatcher.fill()
+
+    def _prepared(self, event: ChildEvent) -> None:
+        """Dagster's databases are there, so the first push need not wait for them."""
+        if event.event == "ended" and not self._ready:
+            self._ready = True
+            self.guard.set_ready()
+            self.say(
+                "ready" if event.code == 0 else "ready, but Dagster's storage is not; see logs/workers.log"
+            )
 
     def _poll(self) -> None:
         found = poll_repositories(self.intake.inbox, self.repositories)

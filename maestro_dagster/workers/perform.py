@@ -7,10 +7,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 from maestro_dagster.errors import JournalError
+from maestro_dagster.workers.zygote import PREPARE, Job
 
 if TYPE_CHECKING:
     from maestro_dagster.translate.runtime import RuntimeSource
-    from maestro_dagster.workers.zygote import Job
 
 _EXITS = {"succeeded": 0, "failed": 1, "denied": 3, "cancelled": 4}
 
@@ -67,6 +67,12 @@ def perform_job(job: Job, source: RuntimeSource) -> int:
     from maestro_dagster.workers.compute_log import set_capture
 
     set_capture("file")
+    if job == PREPARE:
+        from maestro_dagster.workers.instance import open_instance
+
+        with open_instance(source().home) as instance:
+            instance.get_runs_count()
+        return 0
     if job.kind == "dagster":
         return _perform_dagster(job.id, source)
     from maestro_dagster.workers.execute import close_dead_run, execute_run

@@ -5,7 +5,7 @@ opens nothing (no database, no gRPC channel), because a fork would copy such thi
 
 The parent and the server speak JSON lines over a socket pair:
 
-    parent -> server   {"op": "run", "kind": "maestro" | "dagster", "id": "..."}
+    parent -> server   {"op": "run", "kind": "maestro", "id": "..."}
                        {"op": "kill", "pid": 1, "signal": 15}
     server -> parent   {"event": "ready"}
                        {"event": "started", "kind": ..., "id": ..., "pid": 1}
@@ -36,10 +36,15 @@ EXIT_ERROR = 70  # of a child that ended with an error it could not record (syse
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a child does: a Maestro run by its id, or a Dagster run that the UI launched."""
+    """What a child does, by its kind: `maestro` runs a Maestro run by its id, `close` gives up on one,
+    `dagster` runs a Dagster run that the UI launched.
+    """
 
     kind: str
     id: str
+
+
+PREPARE = Job("prepare", "storage")  # the first child: makes what all others only open
 
 
 @dataclass(frozen=True, slots=True)
