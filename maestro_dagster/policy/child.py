@@ -108,9 +108,9 @@ class RegoChild:
                     stream.close()
 
     def __del__(self) -> None:
-        try:
+        try:  # noqa: SIM105 - at exit even contextlib is gone
             self._kill()
-        except Exception:  # noqa: BLE001, S110, SIM105 - at exit even contextlib is gone
+        except Exception:  # noqa: BLE001, S110 - and nobody is there to be told
             pass
 
 
