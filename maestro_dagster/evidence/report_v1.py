@@ -230,7 +230,7 @@ def _cost(costs: Mapping[str, Any]) -> str:
     return (
         f"<h2>What it cost</h2><p>Total {_usd(costs.get('total_usd'))}, "
         f"of which known {_usd(costs.get('known_usd'))}.</p>"
-        f"{_table(('Kind or model', 'Events', 'Tokens', 'Cost'), rows)}"
+        f"{_table(('Kind or model', 'Events', 'Tokens in', 'Tokens out', 'Cost'), rows)}"
     )
 
 
