@@ -83,9 +83,8 @@ def _draw_bars(view: RunView, *, labelled: bool) -> str:
             )
     shapes = "".join(f'<path fill="{colour}" d="{path}"/>' for colour, path in paths.items())
     size = f'width="540" height="{12 * len(steps)}"'
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-size="10" fill="#718096">{shapes}{names}</svg>'
-    )
+    style = 'font-size="10" font-family="Arial" fill="#718096"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{shapes}{names}</svg>'
 
 
 def _image(title: str, svg: str) -> str:
