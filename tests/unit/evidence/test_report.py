@@ -185,4 +185,4 @@ def test_a_step_of_no_length_is_drawn(moment: str) -> None:
     assert 'width="1.0"' in draw_timeline([claim], str)
 
 
-GOLDEN = "dd5871488f52ce7f4d46aa4849473d0748fde7eb3febc5b70be8cda7d5eceaae"
+GOLDEN = "f5f1991baedff792d264ce492dc136cbf6162c191f1f327ad0c2f8aea377fcd5"
