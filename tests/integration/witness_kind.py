@@ -11,6 +11,15 @@ from maestro_dagster.artifacts.interface import Artifact
 from maestro_dagster.steps.interface import StepConfig, StepContext, StepKind, StepResult
 
 
+def leave_line(path: str, run_id: str, step: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        os.write(file, f"{run_id} {step} {os.getpid()}\n".encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
 class WitnessConfig(StepConfig):
     file: str
     seconds: float = 0.05
@@ -26,13 +35,7 @@ class Witness(StepKind[WitnessConfig]):
         self, context: StepContext, config: WitnessConfig, inputs: Mapping[str, Artifact]
     ) -> StepResult:
         await asyncio.sleep(config.seconds)
-        line = f"{context.run_id} {context.step} {os.getpid()}\n".encode()
-        file = os.open(config.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(file, line)
-            os.fsync(file)
-        finally:
-            os.close(file)
+        leave_line(config.file, context.run_id, context.step)
         seen = {name: artifact.digest for name, artifact in sorted(inputs.items())}
         context.log(f"{context.step} of {context.run_id}")
         body = {"step": context.step, "run": context.run_id, "branch": context.git.get("branch"), "in": seen}
