@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo-project
 PYTEST_ARGS ?=
+# Two to four at a time: more would only wait for each other.
+PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadgroup
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help setup demo dev test lint bench soak wheel-test picture lock clean
@@ -40,7 +42,7 @@ dev: $(VENV)/runtime ## the Dagster UI and the worker loop on the demo project
 	cd $(DEMO_DIR)/shop && $(CURDIR)/$(BIN)/maestro dev
 
 test: $(VENV)/development ## all tests at reduced counts
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 lint: $(VENV)/development ## style, types, layers
 	$(BIN)/ruff check .
