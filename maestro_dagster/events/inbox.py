@@ -2,7 +2,7 @@
 
     inbox/tmp/   being written by a hook
     inbox/new/   whole events, one JSON file each
-    inbox/bad/   what could not be read, each with a `.reason` beside it
+    inbox/bad/   what could not be read or is no regular file, each with a `.reason` beside it
 
 A drop is deleted only after its row is committed; a crash between the two finds the row again by its
 event id. Rows are `pending` until a run was requested for them, or `ignored` (a deleted ref).
@@ -11,10 +11,12 @@ event id. Rows are `pending` until a run was requested for them, or `ignored` (a
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,8 +27,10 @@ from maestro_dagster.errors import EventError
 from maestro_dagster.events.interface import EVENT_ID, SHA, PushEvent
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_NEVER_READABLE = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.EPERM})
 _BATCH = 1000
 _MAX_DROP = 64 * 1024
+_LONGEST_NAME = 200  # bytes, so that a number and `.reason` fit behind it
 _TORN_AFTER_SECONDS = 3600
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
@@ -151,41 +155,46 @@ class Inbox:
         for name in names:
             path = self.folder / "new" / name
             try:
-                received = path.stat().st_mtime
-                event, order = read_drop(path, received)
-            except FileNotFoundError:
-                continue  # another process took it
+                event, order = read_drop(path)
             except EventError as error:
                 self._set_aside(path, error)
                 continue
-            drops.append((received, order, path, event))
+            except OSError:
+                continue  # another process took it, or the disk has a bad moment: the next pass looks again
+            drops.append((event.received_at, order, path, event))
         drops.sort(key=lambda drop: drop[:2])
         with self.transaction() as connection:
             fresh = [event for _, _, _, event in drops if _insert(connection, event)]
         for _, _, path, _ in drops:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # one that stays is known by its event id
                 path.unlink()
         return fresh
 
     def _set_aside(self, path: Path, error: EventError) -> None:
+        """A rename moves whatever it is; what cannot be moved stays, and holds nobody else up."""
         target = self.folder / "bad" / path.name
-        if target.exists():
-            target = target.with_name(f"{path.name}.{time.time_ns()}")
-        path.replace(target)
+        if os.path.lexists(target) or len(os.fsencode(path.name)) > _LONGEST_NAME:
+            short = os.fsdecode(os.fsencode(path.name)[:_LONGEST_NAME])
+            target = target.with_name(f"{short}.{time.time_ns()}")
         with contextlib.suppress(OSError):
-            target.with_name(f"{target.name}.reason").write_text(f"{error}\n")
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+            reason = target.with_name(f"{target.name}.reason")
+            reason.write_text(f"{error}\n", encoding="utf-8", errors="replace")
 
     def _recover_torn(self) -> None:
         """What a hook wrote and could not rename: a push happened, so a whole one counts."""
         limit = time.time() - _TORN_AFTER_SECONDS
         try:
-            for path in (self.folder / "tmp").iterdir():
-                if path.stat().st_mtime < limit:
-                    path.replace(self.folder / "new" / path.name)
+            paths = list((self.folder / "tmp").iterdir())
         except FileNotFoundError:
             return
         except OSError as error:
             raise self._broken(error) from error
+        for path in paths:
+            with contextlib.suppress(OSError):  # taken by another process, or it cannot be moved
+                if path.lstat().st_mtime < limit:
+                    path.rename(self.folder / "new" / path.name)
 
     def _select(self, clause: str, limit: int) -> tuple[PushEvent, ...]:
         try:
@@ -207,12 +216,12 @@ class Inbox:
         )
 
 
-def read_drop(path: Path, received_at: float) -> tuple[PushEvent, int]:
-    """One drop and its place within its push. Raises EventError `drop-malformed`."""
-    with path.open("rb") as stream:
-        data = stream.read(_MAX_DROP + 1)
-    if len(data) > _MAX_DROP:
-        raise _malformed(f"it is larger than {_MAX_DROP} bytes", path)
+def read_drop(path: Path) -> tuple[PushEvent, int]:
+    """One drop and its place within its push; it was received when the file was last written.
+
+    Raises EventError `drop-malformed` for what will never be one, OSError for what may be later.
+    """
+    data, received_at = _read_regular(path)
     try:
         found = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
@@ -226,6 +235,8 @@ def read_drop(path: Path, received_at: float) -> tuple[PushEvent, int]:
         raise _malformed("before and after are no object names", path)
     if not found["ref"].startswith("refs/") or _CONTROL.search(found["ref"]):
         raise _malformed("its ref is none", path)
+    if any(_CONTROL.search(_text(found.get(key))) for key in ("repository", "name")):
+        raise _malformed("its repository or name has characters that no path and no text holds", path)
     order = found.get("order", 0)
     event = PushEvent(
         **{key: found[key] for key in keys},
@@ -233,6 +244,26 @@ def read_drop(path: Path, received_at: float) -> tuple[PushEvent, int]:
         name=_text(found.get("name")),
     )
     return event, order if isinstance(order, int) else 0
+
+
+def _read_regular(path: Path) -> tuple[bytes, float]:
+    """Content and time of a regular file. Never follows a link, and never waits for a pipe's other end."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in _NEVER_READABLE:
+            raise
+        raise _malformed(f"it cannot be opened as a file: {error.strerror}", path) from error
+    try:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise _malformed("it is no regular file", path)
+        if status.st_size > _MAX_DROP:
+            raise _malformed(f"it is larger than {_MAX_DROP} bytes", path)
+        data = os.read(handle, _MAX_DROP + 1)
+    finally:
+        os.close(handle)
+    return data, status.st_mtime
 
 
 def _insert(connection: sqlite3.Connection, event: PushEvent) -> bool:

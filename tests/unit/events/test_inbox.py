@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
+import socket
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +118,98 @@ def test_what_cannot_be_read_is_set_aside_with_the_reason(inbox: Inbox, drop: Dr
     assert len(list((inbox.folder / "bad").iterdir())) == 4
 
 
+def make_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "inside").write_text("x")
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        # A socket's path is short (unix(7)), so it is bound elsewhere and moved.
+        short = Path(tempfile.mkdtemp()) / "s"
+        made.bind(str(short))
+        shutil.move(short, path)
+
+
+def make_huge(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 10 * 1024**4)
+
+
+STRANGE: dict[str, Callable[[Path], None]] = {
+    "folder": make_folder,
+    "pipe": os.mkfifo,
+    "dangling": lambda path: path.symlink_to("/nowhere/at/all"),
+    "itself": lambda path: path.symlink_to(path.name),
+    "link": lambda path: path.symlink_to(__file__),
+    "socket": make_socket,
+    "huge": make_huge,
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+@pytest.mark.timeout(20)
+def test_what_is_no_file_is_set_aside_and_the_rest_goes_on(inbox: Inbox, drop: Drop, kind: str) -> None:
+    drop(1)
+    for again in range(2):
+        STRANGE[kind](inbox.folder / "new" / "odd.json")
+        assert len(inbox.ingest()) == 1 - again
+    assert list((inbox.folder / "new").iterdir()) == []
+    bad = sorted((inbox.folder / "bad").iterdir())
+    assert len([path for path in bad if path.suffix == ".reason"]) == 2, "the second takes no other's place"
+    assert len(bad) == 4
+    assert "malformed" in (inbox.folder / "bad" / "odd.json.reason").read_text()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_an_error_on_one_drop_does_not_stop_the_others(
+    inbox: Inbox, drop: Drop, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    bad = drop(1)
+    drop(2)
+    real = os.open
+
+    def refuse(path: Any, *rest: Any, **named: Any) -> int:
+        if str(path) == str(bad):
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, *rest, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert len(inbox.ingest()) == 1
+    if number == errno.EACCES:
+        assert (inbox.folder / "bad" / bad.name).exists()
+    else:
+        assert len(inbox.ingest()) == 1, "a disk's bad moment loses no push"
+
+
+def test_a_drop_that_cannot_be_moved_does_not_stop_the_others(inbox: Inbox, drop: Drop) -> None:
+    shutil.rmtree(inbox.folder / "bad")
+    (inbox.folder / "bad").write_text("no folder")
+    (inbox.folder / "new" / "bad.json").write_bytes(b"{")
+    drop(1)
+    assert len(inbox.ingest()) == 1
+
+
+@pytest.mark.parametrize("name", [b"\xff.json", b"n" * 255])
+def test_names_that_are_hard_to_write_down(inbox: Inbox, drop: Drop, name: bytes) -> None:
+    drop(1)
+    with open(os.fsencode(inbox.folder / "new") + b"/" + name, "wb") as file:  # noqa: PTH123 - bytes
+        file.write(b"{")
+    assert len(inbox.ingest()) == 1
+    assert len(list((inbox.folder / "bad").glob("*.reason"))) == 1
+
+
+def test_odd_things_among_torn_drops(inbox: Inbox, drop: Drop) -> None:
+    torn = drop(1)
+    torn.rename(inbox.folder / "tmp" / torn.name)
+    for name in ("a", "z"):
+        (inbox.folder / "tmp" / name).symlink_to("/nowhere/at/all")
+    again = Inbox(inbox.folder, inbox.database)
+    assert len(again.ingest()) == 1
+    again.close()
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -126,6 +222,9 @@ def test_what_cannot_be_read_is_set_aside_with_the_reason(inbox: Inbox, drop: Dr
         {"ref": "refs/heads/a\nb"},
         {"ref": "refs/heads/\ud800"},
         {"repository": None},
+        {"repository": "/srv/\ud800"},
+        {"repository": "/srv/\0"},
+        {"name": "\udce9"},
     ],
 )
 def test_fields_that_are_none(inbox: Inbox, drop: Drop, fields: dict[str, Any]) -> None:
