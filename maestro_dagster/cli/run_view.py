@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {"succeeded": 0, "failed": 1, "denied": 3, "cancelled": 4}
 CLOSED = frozenset(EXIT_CODES)
+STATUSES = ("requested", "running", *EXIT_CODES)
 _COLOURS = {
     "done": "green", "succeeded": "green", "reused": "green", "failed": "red", "denied": "red",
     "cancelled": "yellow", "skipped": "yellow", "running": "cyan",

@@ -6,7 +6,8 @@ import click
 
 from maestro_dagster.cli.argument import run_argument
 from maestro_dagster.cli.output import emit, json_option, print_table
-from maestro_dagster.cli.run_view import run_columns, run_json, run_row
+from maestro_dagster.cli.run_view import STATUSES, run_columns, run_json, run_row
+from maestro_dagster.errors import UsageError
 
 
 @click.command(
@@ -19,7 +20,7 @@ Example:
 @run_argument("-e", "--execution", required=False)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many runs.")
 @click.option("--flow", help="Only runs of this flow.")
-@click.option("--status", "wanted", help="Only runs that stand so: requested, running, succeeded, ...")
+@click.option("--status", "wanted", type=click.Choice(STATUSES), help="Only runs that stand so.")
 @json_option
 def command(run_id: str | None, limit: int, flow: str | None, wanted: str | None, as_json: bool) -> None:
     """Show RUN with its steps, or the newest runs."""
@@ -27,14 +28,19 @@ def command(run_id: str | None, limit: int, flow: str | None, wanted: str | None
     from maestro_dagster.project.root import find_project
     from maestro_dagster.project.services import open_engine
 
+    if run_id is not None and (flow or wanted):
+        raise UsageError("RUN is one run, there is nothing to choose", remedy="leave out --flow and --status")
     engine = open_engine(find_project())
     if run_id is not None:
         show_run(engine.view(run_id), as_json=as_json)
         return
-    found = [view for view in engine.list_runs(limit=limit, status=wanted) if flow in (None, view.flow)]
+    rows = engine.services.journal.runs(limit, wanted, flow)
+    found = [engine.view(row.run_id) for row in rows]
     if as_json:
         emit({"runs": [run_json(view, steps=False) for view in found]}, as_json=True)
     elif found:
         print_table(run_columns(), [run_row(view) for view in found])
+    elif flow or wanted:
+        click.echo("no such runs; `maestro status` lists all")
     else:
         click.echo("no runs yet; start one with `maestro run FLOW`")

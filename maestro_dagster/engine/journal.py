@@ -63,8 +63,8 @@ class Journal:
             )
         return found
 
-    def runs(self, limit: int = 50, status: str | None = None) -> list[RunRow]:
-        return self._read(lambda c: reading.list_runs(c, limit, status))
+    def runs(self, limit: int = 50, status: str | None = None, flow: str | None = None) -> list[RunRow]:
+        return self._read(lambda c: reading.list_runs(c, limit, status, flow))
 
     def flow_bytes(self, digest: str) -> bytes:
         body = self._read(lambda c: reading.read_flow(c, digest))

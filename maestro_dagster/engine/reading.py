@@ -27,12 +27,14 @@ def read_run(connection: sqlite3.Connection, run_id: str) -> RunRow | None:
     return None if row is None else _run(row)
 
 
-def list_runs(connection: sqlite3.Connection, limit: int, status: str | None) -> list[RunRow]:
-    """Newest first."""
-    where = "WHERE status = ?" if status else ""
-    values = (status, limit) if status else (limit,)
+def list_runs(
+    connection: sqlite3.Connection, limit: int, status: str | None, flow: str | None = None
+) -> list[RunRow]:
+    """Newest first: the last `limit` of those that are asked for."""
+    wanted = {name: value for name, value in (("status", status), ("flow", flow)) if value is not None}
+    where = f"WHERE {' AND '.join(f'{name} = ?' for name in wanted)}" if wanted else ""
     query = f"SELECT {_RUN} FROM run {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608
-    return [_run(row) for row in connection.execute(query, values)]
+    return [_run(row) for row in connection.execute(query, (*wanted.values(), limit))]
 
 
 def read_flow(connection: sqlite3.Connection, digest: str) -> bytes | None:

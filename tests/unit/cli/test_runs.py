@@ -13,6 +13,7 @@ import pytest
 
 from maestro_dagster.cli.main import run_command
 from maestro_dagster.cli.request import new_run_id, parse_params
+from maestro_dagster.cli.run_view import STATUSES
 from maestro_dagster.errors import UsageError
 from maestro_dagster.manifest.model import Flow
 from maestro_dagster.project.scaffold import init_project
@@ -75,6 +76,35 @@ def test_a_run_is_waited_for_shown_and_found_again(shop: Path, capsys: pytest.Ca
     assert run_command(["status", "-e", run["run_id"]]) == 0
     assert "hello" in capsys.readouterr().out
     assert call(capsys, "retry", run["run_id"])[0] == 2
+
+
+def test_runs_are_chosen_first_and_counted_then(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from typing import get_args
+
+    from maestro_dagster.cli.request import Typed, make_request
+    from maestro_dagster.engine.interface import RunStatus
+    from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.services import open_engine
+
+    project = find_project()
+    engine = open_engine(project)
+    requests = [make_request(project, Typed(name)) for name in ("greet", "greet", "broken", "slow", "broken")]
+    engine.request_many(requests)
+    ids = [request.run_id for request in requests]
+    engine.services.journal.start_run(ids[0])
+
+    def listed(*arguments: str) -> list[str]:
+        code, said = call(capsys, "status", *arguments)
+        assert code == 0
+        return [run["run_id"] for run in said["runs"]]
+
+    assert listed("--flow", "greet", "--limit", "2") == [ids[1], ids[0]]
+    assert listed("--flow", "greet", "--limit", "1") == [ids[1]]
+    assert listed("--flow", "greet", "--limit", "1", "--status", "running") == [ids[0]]
+    assert listed("--status", "requested", "--limit", "1") == [ids[4]]
+    assert call(capsys, "status", "--status", "bogus")[0] == 2
+    assert call(capsys, "status", ids[0], "--flow", "slow")[0] == 2
+    assert set(STATUSES) == set(get_args(RunStatus))
 
 
 def test_a_failed_run_exits_1_and_retry_takes_over_what_is_done(
