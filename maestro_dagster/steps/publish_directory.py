@@ -151,6 +151,8 @@ def publish_release(context: StepContext, root: Path, release: Release, parts: P
     between is completed by the next one: the index is made from what is there.
     """
     target = root / "files" / release.name / release.version
+    for left in target.parent.glob(".part-*"):  # by a publisher that was killed: we hold the lock
+        shutil.rmtree(left, ignore_errors=True)
     fresh = not target.exists()
     if fresh:
         part = root / "files" / release.name / f".part-{secrets.token_hex(6)}"

@@ -54,9 +54,12 @@ def read_release(folder: Path) -> Release:
 
 
 def list_releases(root: Path, name: str | None = None) -> list[Release]:
-    """Complete releases only: a folder appears under its version as a whole."""
+    """Complete releases only: a folder appears under its version as a whole.
+
+    A publisher that was killed leaves its hidden folder behind, which may be as good as complete.
+    """
     found = (root / "files").glob(f"{name or '*'}/*/{RELEASE}")
-    return [read_release(path.parent) for path in sorted(found)]
+    return [read_release(path.parent) for path in sorted(found) if not path.parent.name.startswith(".")]
 
 
 def write_index(root: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,6 +19,7 @@ from maestro_dagster.errors import StepError
 from maestro_dagster.steps import publish_directory
 from maestro_dagster.steps.deploy_directory import DeployDirectory, Target, prune
 from maestro_dagster.steps.publish_directory import PublishDirectory
+from maestro_dagster.steps.simple_index import list_releases
 
 SIGNED = {"require_signatures": False}
 
@@ -131,6 +133,16 @@ async def test_a_run_that_died_in_the_middle_leaves_no_release(
     monkeypatch.undo()
     assert list((bench.root / "published" / "files" / "shop").iterdir()) == []
     assert (await publish(bench)).facts["fresh"]
+
+
+async def test_what_a_killed_publisher_left_is_no_release_and_goes(bench: Any) -> None:
+    """Killed between the last file and the rename: a complete release under a hidden name."""
+    await publish(bench, "1.0")
+    folder = bench.root / "published" / "files" / "shop"
+    shutil.copytree(folder / "1.0", folder / ".part-0123456789ab")
+    assert [release.version for release in list_releases(bench.root / "published")] == ["1.0"]
+    await publish(bench, "1.1")
+    assert sorted(path.name for path in folder.iterdir()) == ["1.0", "1.1"]
 
 
 async def test_unsigned_files_are_refused(bench: Any) -> None:
