@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from maestro_dagster.translate.component import FlowComponent as FlowComponent
     from maestro_dagster.translate.flow import build_flow_assets as build_flow_assets
     from maestro_dagster.translate.flow import build_flow_job as build_flow_job
+    from maestro_dagster.translate.flow import build_flow_schedules as build_flow_schedules
     from maestro_dagster.translate.io_manager import ArtifactIOManager as ArtifactIOManager
     from maestro_dagster.translate.resource import ArtifactStoreResource as ArtifactStoreResource
     from maestro_dagster.translate.resource import MaestroResource as MaestroResource
@@ -27,6 +28,7 @@ _EXPORTS = {
     "FlowTranslatorSettings": "translate.translator:FlowTranslatorSettings",
     "MaestroResource": "translate.resource:MaestroResource",
     "build_flow_assets": "translate.flow:build_flow_assets",
+    "build_flow_schedules": "translate.flow:build_flow_schedules",
     "build_flow_job": "translate.flow:build_flow_job",
     "open_runtime": "project.runtime:open_runtime",
 }

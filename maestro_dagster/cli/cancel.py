@@ -6,6 +6,7 @@ import click
 
 from maestro_dagster.cli.argument import run_argument
 from maestro_dagster.cli.output import emit, json_option
+from maestro_dagster.cli.run_view import CLOSED
 
 
 @click.command(
@@ -26,8 +27,8 @@ def command(run_id: str, as_json: bool) -> None:
     from maestro_dagster.project.runtime import open_runtime
 
     runtime = open_runtime(find_project())
-    runtime.engine.cancel(run_id)
-    if runtime.engine.view(run_id).status not in {"succeeded", "failed", "denied", "cancelled"}:
+    ended = not runtime.engine.cancel(run_id)
+    if runtime.engine.view(run_id).status not in CLOSED:
         from maestro_dagster.workers.execute import execute_run
 
         try:
@@ -36,8 +37,9 @@ def command(run_id: str, as_json: bool) -> None:
             if error.error_code != "run-busy":
                 raise
     view = runtime.engine.view(run_id)
-    emit(
-        {"run_id": run_id, "status": view.status, "evidence": view.evidence},
-        as_json,
-        f"run {run_id}: {view.status if view.evidence else 'asked to stop'}",
-    )
+    if ended:
+        said = f"had ended already ({view.status})"
+    else:
+        said = view.status if view.evidence else "asked to stop"
+    form = {"run_id": run_id, "status": view.status, "ended_already": ended, "evidence": view.evidence}
+    emit(form, as_json, f"run {run_id}: {said}")

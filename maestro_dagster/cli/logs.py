@@ -11,6 +11,8 @@ import click
 from maestro_dagster.cli.argument import run_argument
 from maestro_dagster.cli.output import emit_line, json_option
 from maestro_dagster.cli.run_view import CLOSED
+from maestro_dagster.errors import UsageError
+from maestro_dagster.manifest.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from maestro_dagster.engine.engine import Engine
@@ -35,7 +37,14 @@ def command(run_id: str, step: str | None, follow: bool, as_json: bool) -> None:
     from maestro_dagster.project.services import open_engine
 
     engine = open_engine(find_project())
-    engine.view(run_id)  # raises for an unknown run
+    steps = [each.step for each in engine.view(run_id).steps]  # raises for an unknown run
+    if step is not None and step not in steps:
+        raise UsageError(
+            f"the run has no step {step}",
+            place=f"run {run_id}",
+            remedy=did_you_mean(step, steps, otherwise=f"its steps: {', '.join(steps)}"),
+            code="step-unknown",
+        )
     for line in _lines(engine, run_id, step, follow=follow):
         if as_json:
             emit_line(line)

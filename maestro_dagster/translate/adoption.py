@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from maestro_dagster.translate.runtime import Runtime
 
 MANUAL_PARTITION = "manual"  # of runs without a push, in flows that are partitioned by repository and ref
+PARTITION_TAG = "dagster/partition"
+_SCHEDULE_TAG = "dagster/schedule_name"
 _LOOK_BACK = 200  # runs
 
 
@@ -31,6 +33,8 @@ def adopt_run(context: dg.AssetExecutionContext, plan: FlowPlan, runtime: Runtim
     run_id = adopted_run_id(context.run.run_id, plan.flow.name)
     key = context.partition_key if context.has_partition_key else None
     partition = None if key == MANUAL_PARTITION else key
+    if key is not None:  # a schedule names its partition without asking whether it is there
+        context.instance.add_dynamic_partitions(plan.partitions_name, [key])
     selection = _selected_steps(context, plan)
     last = newest_run(runtime, plan.flow.name, partition)
     runtime.engine.request(
@@ -39,7 +43,7 @@ def adopt_run(context: dg.AssetExecutionContext, plan: FlowPlan, runtime: Runtim
             flow=plan.flow,
             git=dict(last.git) if last and partition else {},
             partition=partition,
-            cause="ui",
+            cause="schedule" if _SCHEDULE_TAG in context.run.tags else "ui",
             actor=context.run.tags.get("user", ""),
             reuse_from=last.run_id if last and selection is not None else None,
             selection=selection,

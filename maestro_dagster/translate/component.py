@@ -12,7 +12,12 @@ from pathlib import Path
 import dagster as dg
 
 from maestro_dagster.errors import ManifestError
-from maestro_dagster.translate.flow import build_flow_assets, build_flow_job, read_if_path
+from maestro_dagster.translate.flow import (
+    build_flow_assets,
+    build_flow_job,
+    build_flow_schedules,
+    read_if_path,
+)
 from maestro_dagster.translate.runtime import project_runtime
 from maestro_dagster.translate.translator import FlowTranslator
 
@@ -24,7 +29,7 @@ class FlowComponent(dg.Component, dg.Model, dg.Resolvable):
     """The manifest, relative to the folder of the defs.yaml."""
 
     job: bool = True
-    """Whether the flow gets a job of its own."""
+    """Whether the flow gets a job of its own, and the schedules of its `on:`."""
 
     @property
     def translator(self) -> FlowTranslator:
@@ -43,4 +48,5 @@ class FlowComponent(dg.Component, dg.Model, dg.Resolvable):
         return dg.Definitions(
             assets=build_flow_assets(flow, self.translator, runtime=project_runtime),
             jobs=[build_flow_job(flow, self.translator)] if self.job else [],
+            schedules=build_flow_schedules(flow) if self.job else [],
         )

@@ -10,7 +10,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from maestro_dagster.manifest.model import Flow
-from maestro_dagster.translate.flow import build_flow_assets, build_flow_job
+from maestro_dagster.translate.flow import build_flow_assets, build_flow_job, build_flow_schedules
 from maestro_dagster.translate.translator import FlowTranslator
 
 T = TypeVar("T")
@@ -40,7 +40,10 @@ def build_definitions(
             *_named(modules, dg.JobDefinition).values(),
             *_named(modules, UnresolvedAssetJobDefinition).values(),
         ],
-        schedules=list(_named(modules, dg.ScheduleDefinition).values()),
+        schedules=[
+            *(schedule for flow in flows for schedule in build_flow_schedules(flow)),
+            *_named(modules, dg.ScheduleDefinition).values(),
+        ],
         sensors=list(_named(modules, dg.SensorDefinition).values()),
         resources=resources,
     )

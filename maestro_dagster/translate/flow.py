@@ -16,9 +16,12 @@ from dagster._core.types.dagster_type import Any as DagsterAny
 from dagster._utils.warnings import disable_dagster_warnings
 
 from maestro_dagster.manifest.model import Flow
+from maestro_dagster.translate.adoption import MANUAL_PARTITION, PARTITION_TAG
 from maestro_dagster.translate.check import check_specs
+from maestro_dagster.translate.event import FLOW_TAG
 from maestro_dagster.translate.execution import run_op
 from maestro_dagster.translate.io_manager import FLOW_IO_KEY, flow_io_manager
+from maestro_dagster.translate.name import encode_name
 from maestro_dagster.translate.plan import FlowPlan, Op, Output, is_partitioned, partitions_name, plan_flow
 from maestro_dagster.translate.runtime import RuntimeSource, project_runtime
 from maestro_dagster.translate.translator import FlowTranslator, own_metadata
@@ -104,6 +107,23 @@ def partitions_of(flow: Flow) -> dg.DynamicPartitionsDefinition | None:
     return dg.DynamicPartitionsDefinition(name=partitions_name(flow.name)) if is_partitioned(flow) else None
 
 
+def build_flow_schedules(flow: Flow) -> list[dg.ScheduleDefinition]:
+    """One schedule for each `schedule:` of the flow's `on:`, in UTC. They need Dagster's daemon."""
+    job = encode_name(flow.name)
+    tags = {FLOW_TAG: flow.name} | ({PARTITION_TAG: MANUAL_PARTITION} if is_partitioned(flow) else {})
+    return [
+        dg.ScheduleDefinition(
+            name=f"{job}_schedule{number or ''}",
+            job_name=job,
+            cron_schedule=cron,
+            execution_fn=lambda _context: dg.RunRequest(tags=tags),
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+            description=f"The flow {flow.name}, as its `on:` says.",
+        )
+        for number, cron in enumerate(trigger.schedule for trigger in flow.on if trigger.schedule)
+    ]
+
+
 def build_flow_job(flow: Flow | str | Path, translator: FlowTranslator | None = None) -> Any:
     """The job of a flow, for `Definitions(jobs=...)`: all its assets, in one process."""
     translator = translator or FlowTranslator()
@@ -112,6 +132,6 @@ def build_flow_job(flow: Flow | str | Path, translator: FlowTranslator | None = 
         plan.job_name,
         selection=dg.AssetSelection.assets(*plan.keys.values()),
         description=plan.flow.description or None,
-        tags={"maestro/flow": plan.flow.name},
+        tags={FLOW_TAG: plan.flow.name},
         executor_def=dg.in_process_executor,
     )

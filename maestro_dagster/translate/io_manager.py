@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from maestro_dagster.artifacts.interface import TREE_MEDIA_TYPE, Artifact
-from maestro_dagster.errors import StoreError
+from maestro_dagster.errors import JournalError, StoreError
 from maestro_dagster.translate.adoption import MANUAL_PARTITION, adopted_run_id, newest_run
 from maestro_dagster.translate.closing import read_sbom
 from maestro_dagster.translate.event import RUN_TAG
@@ -88,9 +89,8 @@ class ArtifactIOManager(dg.IOManager):
         run = context.step_context.dagster_run
         own = run.tags.get(RUN_TAG) if run.tags.get("maestro/flow") == flow else None
         for candidate in filter(None, [own, adopted_run_id(run.run_id, flow)]):
-            for view in runtime.engine.list_runs(limit=50, status=None):
-                if view.run_id == candidate and view.flow == flow:
-                    return view
+            with suppress(JournalError):
+                return runtime.engine.view(candidate)
         ref = str(
             (context.definition_metadata or {}).get(REF_METADATA, f"refs/heads/{runtime.default_branch}")
         )

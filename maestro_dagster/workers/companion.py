@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +14,7 @@ from maestro_dagster.errors import ProjectError
 
 LOCATION_NAME = "maestro"
 _STOP_SECONDS = 10.0
+_PR_SET_PDEATHSIG = 1
 _WORKSPACE = """\
 load_from:
   - python_module:
@@ -79,7 +82,13 @@ class Companions:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for the loop, which ends them in its own time
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - the loop has no threads yet
             )
+
+
+def _die_with_parent() -> None:
+    """A loop that was killed must not leave a webserver behind that holds the port (see prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _check_port(port: int) -> None:

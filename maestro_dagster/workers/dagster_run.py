@@ -16,7 +16,7 @@ from dagster._core.remote_origin import (
 )
 
 from maestro_dagster.engine.interface import RunView
-from maestro_dagster.translate.adoption import MANUAL_PARTITION
+from maestro_dagster.translate.adoption import MANUAL_PARTITION, PARTITION_TAG
 from maestro_dagster.translate.event import FLOW_TAG, RUN_TAG
 from maestro_dagster.translate.flow import build_flow_job, build_op
 from maestro_dagster.translate.plan import FlowPlan
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 LOCATION_NAME = "maestro"  # of the code location that `maestro dev` shows
 _REPOSITORY_NAME = "__repository__"  # Dagster's name for what `Definitions` becomes
-PARTITION_TAG = "dagster/partition"
 
 
 def _make_quiet_logger(context: dg.InitLoggerContext) -> logging.Logger:

@@ -16,7 +16,7 @@ from dagster._core.definitions.target import AutomationTarget
 from maestro_dagster.engine.interface import RunView
 from maestro_dagster.events.refs import poll_repositories
 from maestro_dagster.manifest.model import Flow
-from maestro_dagster.translate.adoption import MANUAL_PARTITION
+from maestro_dagster.translate.adoption import MANUAL_PARTITION, PARTITION_TAG
 from maestro_dagster.translate.event import FLOW_TAG, RUN_TAG
 from maestro_dagster.translate.name import encode_name
 from maestro_dagster.translate.plan import is_partitioned, partitions_name
@@ -87,6 +87,6 @@ def _run_request(instance: dg.DagsterInstance, view: RunView, flow: Flow) -> dg.
             FLOW_TAG: flow.name,
             "maestro/cause": view.cause,
             # As a tag too, which spares Dagster the question whether the partition exists: it does now.
-            **({"dagster/partition": partition} if partition else {}),
+            **({PARTITION_TAG: partition} if partition else {}),
         },
     )

@@ -170,7 +170,7 @@ def test_cancel_closes_a_run_that_nobody_works_on(shop: Path, capsys: pytest.Cap
     open_engine(project).request(request)
     code, said = call(capsys, "cancel", request.run_id)
     assert code == 0
-    assert said["status"] == "cancelled"
+    assert (said["status"], said["ended_already"]) == ("cancelled", False)
     assert Path(said["evidence"]).is_file()
     assert run_command(["watch", request.run_id]) == 4
 
@@ -185,6 +185,13 @@ def test_logs_are_lines_or_documents(shop: Path, capsys: pytest.CaptureFixture[s
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines
     assert {"ts", "step", "line"} <= set(lines[0])
+    code, said = call(capsys, "logs", run["run_id"], "--step", "nostep")
+    assert (code, said["error"]["code"]) == (2, "step-unknown")
+    assert "wait" in said["error"]["remedy"]
+    code, said = call(capsys, "cancel", run["run_id"])
+    assert (code, said["status"], said["ended_already"]) == (0, "succeeded", True)
+    assert run_command(["cancel", run["run_id"]]) == 0
+    assert "had ended already (succeeded)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "watch", "cancel", "retry"])

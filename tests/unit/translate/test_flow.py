@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from maestro_dagster.evidence.verify import verify_bundle
-from maestro_dagster.translate.flow import build_flow_assets, build_flow_job
+from maestro_dagster.translate.flow import build_flow_assets, build_flow_job, build_flow_schedules
 from maestro_dagster.translate.runtime import Runtime
 from maestro_dagster.translate.translator import FlowTranslator, FlowTranslatorSettings, Product
 
@@ -176,6 +176,26 @@ def test_control_steps_live_in_the_journal_and_pass_edges_on(make: Make) -> None
     specs = {spec.key.path[-1]: {dep.asset_key.path[-1] for dep in spec.deps} for spec in assets.specs}
     assert specs["left"] == {"a"}
     assert specs["evidence"] == {"left", "right"}
+
+
+def test_a_schedule_of_the_flow_is_one_of_dagster_and_its_runs_say_so(
+    runtime: Runtime, instance: dg.DagsterInstance, make: Make
+) -> None:
+    on = [{"event": "push"}, {"event": "schedule", "schedule": "0 7 * * *"}]
+    flow = make["flow"]("by-clock", make["text"]("a", "x"), on=on)
+    (schedule,) = build_flow_schedules(flow)
+    assert (schedule.name, schedule.cron_schedule, schedule.job_name) == (
+        "by__clock_schedule",
+        "0 7 * * *",
+        "by__clock",
+    )
+    (wanted,) = schedule.evaluate_tick(dg.build_schedule_context(instance=instance)).run_requests or []
+    tags = {**wanted.tags, "dagster/schedule_name": schedule.name}
+    assert tags["dagster/partition"] == "manual"
+    assert run_job(runtime, instance, flow, tags=tags).success
+    (view,) = runtime.engine.list_runs(5)
+    assert (view.cause, view.partition) == ("schedule", None)
+    assert instance.get_dynamic_partitions("maestro/by-clock") == ["manual"]
 
 
 def test_the_translator_decides_how_a_flow_looks(make: Make) -> None:
