@@ -104,7 +104,13 @@ def _make_loop(project: Project, guard: LoopGuard, companions: Companions) -> Lo
     return Loop(
         guard=guard,
         intake=open_intake(project, _say),
-        dispatcher=Dispatcher(EngineBoard(runtime), None, project.settings.max_concurrent_runs, _say),
+        dispatcher=Dispatcher(
+            EngineBoard(runtime),
+            None,
+            project.settings.max_concurrent_runs,
+            _say,
+            look=runtime.engine.view,
+        ),
         start_zygote=lambda: _start_zygote(project, guard),
         cancel=runtime.engine.cancel,
         repositories=tuple(project.repositories.values()),

@@ -5,9 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from maestro_dagster.errors import MaestroError
+from maestro_dagster.workers.news import end_line, start_line
 from maestro_dagster.workers.zygote import ChildEvent, Job
+
+if TYPE_CHECKING:
+    from maestro_dagster.engine.interface import RunView
 
 MAX_DEATHS = 6  # processes that may die on one run before it is closed as failed
 ORPHAN_SECONDS = 2.0  # between looks at runs whose process died
@@ -46,6 +51,7 @@ class Starter(Protocol):
 class Dispatcher:
     """`limit` is how many runs have a process at once; 0 starts none (runs are still recorded).
 
+    `look` gives a run for the line that is said when it starts and when it ends; without it none is said.
     Causes in `own` are started at once. Other requests (the command line, the UI) have a process of
     their own and are taken over only when that never appeared.
     """
@@ -55,11 +61,13 @@ class Dispatcher:
     limit: int
     say: Callable[[str], None]
     own: frozenset[str] = frozenset({"push", "poll", "schedule"})
+    look: Callable[[str], RunView] | None = None
     clock: Callable[[], float] = time.time
     active: dict[tuple[str, str], int] = field(default_factory=dict)  # (kind, id) -> pid, 0 while it starts
     deaths: dict[str, int] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     _looked: float = 0.0
+    _told: dict[str, float] = field(default_factory=dict)  # runs whose start was said, and when
 
     @property
     def running(self) -> int:
@@ -97,8 +105,7 @@ class Dispatcher:
 
     def _note_end(self, run_id: str, code: int) -> None:
         if not self.board.is_open(run_id):
-            self.deaths.pop(run_id, None)
-            self._not_before.pop(run_id, None)
+            self._tell_end(run_id)
             return
         if code == EXIT_BLOCKED:  # the operator has to act, and the run waits for that
             self._not_before[run_id] = self.clock() + BLOCKED_SECONDS
@@ -118,12 +125,16 @@ class Dispatcher:
         if self.limit < 1 or now - self._looked < ORPHAN_SECONDS:
             return
         self._looked = now
+        busy = {run_id for kind, run_id in self.active if kind != "dagster"}
+        for run_id in [run_id for run_id in self._told if run_id not in busy]:
+            if not self.board.is_open(run_id):  # its fork server died, or another process finished it
+                self._tell_end(run_id)
         for run_id in self.board.orphaned():
             if self.running >= self.limit:
                 return
-            self._go_on(run_id)
+            self._go_on(run_id, "goes on")
 
-    def _go_on(self, run_id: str) -> None:
+    def _go_on(self, run_id: str, word: str = "starts") -> None:
         """Gives the run a process, unless its last ones died and it has to wait, or to be given up."""
         if self.clock() < self._not_before.get(run_id, 0.0):
             return
@@ -133,6 +144,27 @@ class Dispatcher:
             self._start(Job("close", run_id))
         else:
             self._start(Job("maestro", run_id))
+            self._tell_start(run_id, word)
+
+    def _tell_start(self, run_id: str, word: str) -> None:
+        if run_id not in self._told and ("maestro", run_id) in self.active:
+            self._told[run_id] = self.clock()
+            self._tell(run_id, lambda view: start_line(view, word))
+
+    def _tell_end(self, run_id: str) -> None:
+        self.deaths.pop(run_id, None)
+        self._not_before.pop(run_id, None)
+        begun = self._told.pop(run_id, None)
+        seconds = None if begun is None else self.clock() - begun
+        self._tell(run_id, lambda view: end_line(view, seconds))
+
+    def _tell(self, run_id: str, line: Callable[[RunView], str]) -> None:
+        """Telling is no reason to stop: the run's own record is elsewhere."""
+        if self.look is not None:
+            try:
+                self.say(line(self.look(run_id)))
+            except MaestroError as error:
+                self.say(f"{run_id}: {error}")
 
     def _start(self, job: Job) -> None:
         key = (job.kind, job.id)

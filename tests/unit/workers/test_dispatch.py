@@ -1,9 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
+from maestro_dagster.engine.interface import RunView
+from maestro_dagster.errors import JournalError
 from maestro_dagster.workers.dispatch import (
     BLOCKED_SECONDS,
     EXIT_BLOCKED,
@@ -138,3 +141,120 @@ def test_runs_of_the_ui_wait_for_nobody(bench: Bench) -> None:
     bench.dispatcher.fill()
     bench.dispatcher.launch("x")
     assert bench.started()[-1] == ("dagster", "x")
+
+
+VIEW = RunView(
+    run_id="a",
+    flow="release",
+    flow_version="1.0.0",
+    flow_digest="sha256:0",
+    status="running",
+    cause="push",
+    partition="shop@refs/heads/main",
+    git={},
+    requested_at=999.0,
+    started_at=None,
+    finished_at=None,
+    steps=(),
+    evidence=None,
+    decision=None,
+    error=None,
+)
+
+
+@dataclass
+class News:
+    """What the dispatcher says of the run `a`, whose view is `view`."""
+
+    bench: Bench
+    said: list[str] = field(default_factory=list)
+    view: RunView = VIEW
+
+    def look(self, run_id: str) -> RunView:
+        if run_id != "a":
+            raise JournalError(f"no run {run_id}")
+        return self.view
+
+    def end(self, **changes: Any) -> str:
+        self.view = replace(self.view, **changes)
+        self.bench.board.open_runs.clear()
+        self.bench.end(Job("maestro", "a"), 1)
+        return self.said[-1]
+
+
+@pytest.fixture
+def news(bench: Bench) -> News:
+    made = News(bench)
+    bench.dispatcher.look, bench.dispatcher.say = made.look, made.said.append
+    bench.board.waiting, bench.board.open_runs = [push("a")], {"a"}
+    bench.dispatcher.fill()
+    bench.board.waiting = []
+    return made
+
+
+def test_one_line_says_that_a_run_starts_and_one_that_it_ended(news: News) -> None:
+    news.bench.dispatcher.fill()
+    assert news.said == ["release a starts, shop@refs/heads/main"]
+    assert news.end(status="succeeded", started_at=1000.0, finished_at=1002.25) == (
+        "release a succeeded after 2.2 s, shop@refs/heads/main"
+    )
+    assert len(news.said) == 2
+
+
+def test_a_run_without_a_push_has_no_place(news: News) -> None:
+    news.bench.now += 3
+    assert news.end(status="cancelled", partition=None) == "release a cancelled after 3.0 s"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact"),
+    [
+        ({"status": "failed", "error": {"fact": "pytest failed: boom\nmore\nlines"}}, "pytest failed: boom"),
+        ({"status": "failed", "error": {"fact": "red \x1b[31m\u202e"}}, "red ?[31m?"),
+        (
+            {
+                "status": "denied",
+                "decision": {
+                    "verdicts": [{"violations": []}, {"violations": [{"message": "too dear"}]}],
+                },
+            },
+            "too dear",
+        ),
+    ],
+)
+def test_the_end_of_a_run_that_did_not_succeed_has_its_first_error(
+    news: News, changes: dict[str, Any], fact: str
+) -> None:
+    assert news.end(**changes).partition(": ")[2] == fact
+
+
+def test_a_run_that_was_taken_up_again_is_not_told_as_a_start(bench: Bench) -> None:
+    made = News(bench)
+    bench.dispatcher.look, bench.dispatcher.say = made.look, made.said.append
+    bench.board.dead, bench.board.open_runs = ["a"], {"a"}
+    bench.dispatcher.fill()
+    assert made.said == ["release a goes on, shop@refs/heads/main"]
+    bench.end(Job("maestro", "a"), -9)
+    bench.dispatcher.fill()
+    assert made.said[1:] == ["the process of a ended with -9 before its run did"]
+
+
+def test_the_end_is_told_also_when_the_fork_server_died_meanwhile(news: News) -> None:
+    news.bench.dispatcher.forget_children()
+    news.bench.now += 10
+    news.bench.dispatcher.fill()
+    assert len(news.said) == 1
+    news.bench.board.open_runs.clear()
+    news.view = replace(news.view, status="succeeded")
+    news.bench.now += 10
+    news.bench.dispatcher.fill()
+    news.bench.dispatcher.fill()
+    assert news.said[1:] == ["release a succeeded after 20.0 s, shop@refs/heads/main"]
+
+
+def test_a_run_that_cannot_be_looked_at_stops_nothing(news: News) -> None:
+    news.bench.board.waiting = [push("b"), push("c")]
+    news.bench.dispatcher.limit = 3
+    news.bench.dispatcher.fill()
+    assert news.said[1:] == ["b: no run b", "c: no run c"]
+    assert news.bench.started()[1:] == [("maestro", "b"), ("maestro", "c")]
