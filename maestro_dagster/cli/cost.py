@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from maestro_dagster.cli.output import emit, json_option, print_table
+from maestro_dagster.errors import UsageError
 
 if TYPE_CHECKING:
     from maestro_dagster.costs.interface import UsageEvent
@@ -87,19 +89,25 @@ def export(form: str, output: Path, since: Any, until: Any, as_json: bool) -> No
 
 
 def _read(run_id: str | None, since: Any, until: Any) -> list[UsageEvent]:
+    """Raises UsageError for a period that ends before it begins, JournalError (`run-unknown`)."""
     from maestro_dagster.costs.compact import read_usage
     from maestro_dagster.costs.lake import open_lake
     from maestro_dagster.costs.spool import Spool
     from maestro_dagster.project.root import find_project
 
+    if since and until and since > until:
+        raise UsageError(
+            f"--since {since:%Y-%m-%d} is after --until {until:%Y-%m-%d}", remedy="exchange the two days"
+        )
     project: Project = find_project()
-    return read_usage(
-        Spool(project.spool),
-        open_lake(project.lake),
-        run_id=run_id,
-        since=since and f"{since:%Y-%m-%d}",
-        until=until and f"{until:%Y-%m-%d}",
-    )
+    read = functools.partial(read_usage, Spool(project.spool), open_lake(project.lake), run_id=run_id)
+    found = read(since=since and f"{since:%Y-%m-%d}", until=until and f"{until:%Y-%m-%d}")
+    # Usage may outlive the journal, so only a run that neither of them knows is unknown.
+    if run_id is not None and not found and not read():
+        from maestro_dagster.project.services import open_journal
+
+        open_journal(project).run(run_id)
+    return found
 
 
 def _total_line(value: dict[str, Any]) -> str:

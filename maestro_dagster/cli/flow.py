@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from maestro_dagster.cli.output import emit, json_option, print_table
-from maestro_dagster.errors import MaestroError
+from maestro_dagster.errors import MaestroError, UsageError
 
 if TYPE_CHECKING:
     from maestro_dagster.manifest.diagnostic import Diagnostic
@@ -134,13 +134,11 @@ def convert(file: str, dialect: Any, as_json: bool) -> None:
 
 @command.command()
 @_file
-@click.option("--svg", "form", flag_value="svg", help="A picture.")
-@click.option("--dot", "form", flag_value="dot", help="A Graphviz digraph.")
-@click.option(
-    "--mermaid", "form", flag_value="mermaid", default="mermaid", help="A Mermaid flowchart (default)."
-)
+@click.option("--svg", is_flag=True, help="A picture.")
+@click.option("--dot", is_flag=True, help="A Graphviz digraph.")
+@click.option("--mermaid", is_flag=True, help="A Mermaid flowchart (default).")
 @json_option
-def graph(file: str, form: str, as_json: bool) -> None:
+def graph(file: str, svg: bool, dot: bool, mermaid: bool, as_json: bool) -> None:
     r"""Draw a flow's graph.
 
     \b
@@ -149,14 +147,16 @@ def graph(file: str, form: str, as_json: bool) -> None:
     """
     from maestro_dagster.manifest import draw
 
+    if svg + dot + mermaid + as_json > 1:
+        raise UsageError("a graph is drawn in one form", remedy="give one of --svg, --dot, --mermaid, --json")
     flow = _read(file)
     if as_json:
         edges = [{"from": need, "to": task.id} for task in flow.tasks for need in task.needs]
         nodes = [{"id": task.id, "uses": task.uses} for task in flow.tasks]
         emit({"nodes": nodes, "edges": edges}, as_json=True)
         return
-    drawers = {"svg": draw.draw_svg, "dot": draw.draw_dot, "mermaid": draw.draw_mermaid}
-    click.echo(drawers[form](flow), nl=False)
+    drawer = draw.draw_svg if svg else draw.draw_dot if dot else draw.draw_mermaid
+    click.echo(drawer(flow), nl=False)
 
 
 def _lint(file: str, catalogue: KindCatalogue | None) -> ReadResult:

@@ -45,11 +45,12 @@ def command(run_id: str, step: str | None, follow: bool, as_json: bool) -> None:
             remedy=did_you_mean(step, steps, otherwise=f"its steps: {', '.join(steps)}"),
             code="step-unknown",
         )
+    printer = _Printer()
     for line in _lines(engine, run_id, step, follow=follow):
         if as_json:
             emit_line(line)
         else:
-            click.echo(f"{_clock(line)} {line['step']}: {line['line']}")
+            printer.show(line)
 
 
 def _lines(engine: Engine, run_id: str, step: str | None, *, follow: bool) -> Iterator[dict[str, Any]]:
@@ -66,3 +67,33 @@ def _lines(engine: Engine, run_id: str, step: str | None, *, follow: bool) -> It
 
 def _clock(line: dict[str, Any]) -> str:
     return time.strftime("%H:%M:%S", time.localtime(line["ts"]))
+
+
+class _Printer:
+    """Every line with its time and step. A failure that repeats what the step just said refers to it."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[Any, ...], set[str]] = {}
+
+    def show(self, entry: dict[str, Any]) -> None:
+        attempt = (entry["step"], entry["iteration"], entry["attempt"])
+        said = self._said.setdefault(attempt, set())
+        lines = str(entry["line"]).splitlines() or [""]
+        for line in _refer(lines, said) or lines:
+            click.echo(f"{_clock(entry)} {entry['step']}: {line}")
+        said.update(line.strip() for line in lines if line.strip())
+
+
+def _refer(lines: list[str], said: set[str]) -> list[str] | None:
+    """One line instead of several that stand above already, None when they do not.
+
+    A failure reads `<what>: <first line said>`, more of what was said, `<last line said>; <place, remedy>`.
+    """
+    if len(lines) == 1 or any(line.strip() and line.strip() not in said for line in lines[1:-1]):
+        return None
+    last = max((each for each in said if lines[-1].strip().startswith(each)), key=len, default=None)
+    if last is None:
+        return None
+    what, _, first = lines[0].partition(": ")
+    head = what if first.strip() in said else lines[0]
+    return [f"{head}: see above{lines[-1].strip().removeprefix(last)}"]

@@ -15,6 +15,7 @@ import click
 from maestro_dagster.cli.argument import flow_argument
 from maestro_dagster.cli.output import emit, json_option, print_table
 from maestro_dagster.errors import ProjectError, UsageError
+from maestro_dagster.manifest.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from maestro_dagster.engine.admission import Assessment
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from maestro_dagster.policy.testing import PackTest
     from maestro_dagster.project.root import Project
 
+# What admission tells the packs of a request: a pack that reads anything else would never see it in a run.
+REQUEST_FIELDS = ("region", "actor", "cause", "partition", "tenant", "env")
 EVAL_EPILOG = """\b
 Exit codes:
   0  allowed
@@ -52,7 +55,7 @@ def command() -> None:
 @command.command(name="eval", epilog=EVAL_EPILOG)
 @flow_argument("--template")
 @click.option("--request", "facts", multiple=True, metavar="NAME=VALUE",
-              help="What the request says, such as region=EU; may be repeated.")  # fmt: skip
+              help="What the request says: region, actor, cause, partition, tenant or env.")  # fmt: skip
 @click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the flow.")
 @click.option("--budget", metavar="USD", help="The most that the run may cost, such as 5usd.")
 @json_option
@@ -149,6 +152,13 @@ def _read_facts(texts: tuple[str, ...]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"{text!r} says nothing of the request", remedy="write --request region=EU")
+        if name not in REQUEST_FIELDS:
+            raise UsageError(
+                f"a request says nothing of {name!r}",
+                remedy=did_you_mean(name, REQUEST_FIELDS, otherwise=f"it says: {', '.join(REQUEST_FIELDS)}"),
+            )
+        if name in found:
+            raise UsageError(f"{name!r} is given twice", remedy="give it once")
         found[name] = value
     return found
 

@@ -38,13 +38,15 @@ def step_json(step: StepOutcome) -> dict[str, Any]:
     }
 
 
-def run_json(view: RunView, *, steps: bool = True) -> dict[str, Any]:
+def run_json(view: RunView, *, steps: bool = True, orphaned: bool = False) -> dict[str, Any]:
+    """`orphaned`: the run was begun and no living process works on it."""
     form: dict[str, Any] = {
         "run_id": view.run_id,
         "flow": view.flow,
         "flow_version": view.flow_version,
         "flow_digest": view.flow_digest,
         "status": view.status,
+        "orphaned": orphaned,
         "cause": view.cause,
         "partition": view.partition,
         "git": dict(view.git),
@@ -69,11 +71,11 @@ def run_columns() -> list[str]:
     return ["run", "flow", "status", "cause", "started", "took", "evidence"]
 
 
-def run_row(view: RunView) -> list[Any]:
+def run_row(view: RunView, *, orphaned: bool = False) -> list[Any]:
     return [
         view.run_id,
         view.flow,
-        view.status,
+        "stalled" if orphaned else view.status,
         view.cause,
         format_time(view.started_at or view.requested_at),
         format_took(view),
@@ -92,8 +94,23 @@ def step_row(step: StepOutcome) -> list[Any]:
         step.attempts,
         f"{step.duration_ms / 1000:.2f} s" if step.started_at else None,
         None if step.cost_nano is None else f"${format_nano(step.cost_nano)}",
-        step.artifact.digest[:19] if step.artifact else (step.error or {}).get("fact"),
+        step.artifact.digest[:19] if step.artifact else first_line((step.error or {}).get("fact")),
     ]
+
+
+def first_line(text: str | None, width: int = 60) -> str | None:
+    """What fits a cell: foreign code may fail with a whole traceback. All of it stands in logs and JSON."""
+    lines = (text or "").strip().splitlines()
+    if not lines:
+        return None
+    head = lines[0].rstrip()
+    if len(head) > width:
+        return head[: width - 3].rstrip() + "..."
+    return head if len(lines) == 1 else head[: width - 4] + " ..."
+
+
+def stalled_hint(run_id: str) -> str:
+    return f"run {run_id} is stalled: no process works on it; `maestro retry {run_id}` goes on with it"
 
 
 def format_time(seconds: float) -> str:

@@ -6,7 +6,7 @@ import click
 
 from maestro_dagster.cli.argument import run_argument
 from maestro_dagster.cli.output import emit, json_option, print_table
-from maestro_dagster.cli.run_view import STATUSES, run_columns, run_json, run_row
+from maestro_dagster.cli.run_view import STATUSES, run_columns, run_json, run_row, stalled_hint
 from maestro_dagster.errors import UsageError
 
 
@@ -32,14 +32,26 @@ def command(run_id: str | None, limit: int, flow: str | None, wanted: str | None
         raise UsageError("RUN is one run, there is nothing to choose", remedy="leave out --flow and --status")
     engine = open_engine(find_project())
     if run_id is not None:
-        show_run(engine.view(run_id), as_json=as_json)
+        view = engine.view(run_id)
+        orphaned = run_id in engine.orphaned()
+        if as_json:
+            emit(run_json(view, orphaned=orphaned), as_json=True)
+            return
+        show_run(view, as_json=False)
+        if orphaned:
+            click.echo(stalled_hint(run_id))
         return
     rows = engine.services.journal.runs(limit, wanted, flow)
     found = [engine.view(row.run_id) for row in rows]
+    lost = set(engine.orphaned())
     if as_json:
-        emit({"runs": [run_json(view, steps=False) for view in found]}, as_json=True)
+        runs = [run_json(view, steps=False, orphaned=view.run_id in lost) for view in found]
+        emit({"runs": runs}, as_json=True)
     elif found:
-        print_table(run_columns(), [run_row(view) for view in found])
+        print_table(run_columns(), [run_row(view, orphaned=view.run_id in lost) for view in found])
+        for view in found:
+            if view.run_id in lost:
+                click.echo(stalled_hint(view.run_id))
     elif flow or wanted:
         click.echo("no such runs; `maestro status` lists all")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -12,14 +13,14 @@ from typing import Any
 from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.costs.report import sum_known
 from maestro_dagster.costs.schema import COLUMNS
-from maestro_dagster.costs.spool import write_error
+from maestro_dagster.errors import CostError
 from maestro_dagster.manifest.money import format_nano
 
 
 def export_usage(events: Sequence[UsageEvent], target: Path, form: str) -> dict[str, Any]:
     """Writes `csv` or `parquet`, whole or not at all; gives period, rows, sum and digest.
 
-    An unknown cost is an empty cell or null, never 0. Raises CostError (`disk-full`, `spool-write`).
+    An unknown cost is an empty cell or null, never 0. Raises CostError (`disk-full`, `export-write`).
     """
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -29,7 +30,7 @@ def export_usage(events: Sequence[UsageEvent], target: Path, form: str) -> dict[
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         draft.replace(target)
     except OSError as error:
-        raise write_error(error, target) from error
+        raise _refusal(error, target) from error
     finally:
         draft.unlink(missing_ok=True)
     known, unknown = sum_known(events)
@@ -44,6 +45,19 @@ def export_usage(events: Sequence[UsageEvent], target: Path, form: str) -> dict[
         "events_without_price": unknown,
         "digest": f"sha256:{digest}",
     }
+
+
+def _refusal(error: OSError, target: Path) -> CostError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        remedy = "free some space there, or name a file on another disk; nothing is lost"
+        return CostError("the disk is full, the export was not written", place=str(target), remedy=remedy,
+                         code="disk-full")  # fmt: skip
+    return CostError(
+        f"the export cannot be written: {error.strerror or error}",
+        place=str(target),
+        remedy="name a file in a folder that exists and that you may write to",
+        code="export-write",
+    )
 
 
 def _write_csv(events: Sequence[UsageEvent], target: Path) -> None:

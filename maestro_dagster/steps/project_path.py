@@ -124,6 +124,17 @@ _FACTS = {
 }
 
 
+_ELSEWHERE = "give the path of a file below the project's root, outside of its state and settings"
+_REMEDIES = {
+    "file-too-large": "make the file smaller, or raise `max_bytes` where the step has it",
+    "file-missing": "check the path, and that something makes the file before it is read",
+    "file-link": "give the path of the file itself, without symbolic links",
+    "file-exists": "set `overwrite: true`, or give another path",
+    "file-access": "let this user read the file, or write to its folder",
+    "disk-full": "free some space, then run `maestro retry`",
+}
+
+
 @contextlib.contextmanager
 def _coded(shown: str, place: str) -> Iterator[None]:
     try:
@@ -134,9 +145,4 @@ def _coded(shown: str, place: str) -> Iterator[None]:
 
 
 def _refused(fact: str, path: str, place: str, code: str) -> StepError:
-    return StepError(
-        f"{path!r} {fact}",
-        place=place,
-        remedy="give the path of a file below the project's root, outside of its state and settings",
-        code=code,
-    )
+    return StepError(f"{path!r} {fact}", place=place, remedy=_REMEDIES.get(code, _ELSEWHERE), code=code)

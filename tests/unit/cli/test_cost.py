@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from maestro_dagster.cli.cost import command
+from maestro_dagster.cli.main import run_command
 from maestro_dagster.costs.event import UsageScope
 from maestro_dagster.costs.spool import Spool
 from maestro_dagster.errors import MaestroError
@@ -66,7 +67,21 @@ def test_every_grouping_prints(spool: Spool, by: str) -> None:
 def test_periods_and_nothing(spool: Spool) -> None:
     assert json.loads(call("report", "--since", "2026-03-02", "--json").output)["events"] == 0
     assert json.loads(call("report", "--until", "2026-03-01", "--json").output)["events"] == 3
-    assert "no usage" in call("report", "nobody").output
+    assert "no usage" in call("report", "r1", "--since", "2026-03-02").output
+
+
+def test_a_run_that_nothing_knows_is_unknown(spool: Spool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["cost", "report", "nobody", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "run-unknown"
+
+
+@pytest.mark.parametrize("asked", [["report", "r1"], ["export", "--format", "csv", "-o", "u.csv"]])
+def test_a_period_cannot_end_before_it_begins(
+    spool: Spool, capsys: pytest.CaptureFixture[str], asked: list[str]
+) -> None:
+    assert run_command(["cost", *asked, "--since", "2026-03-02", "--until", "2026-03-01"]) == 2
+    assert "exchange" in capsys.readouterr().err
+    assert run_command(["cost", "report", "--since", "2026-03-01", "--until", "2026-03-01"]) == 0
 
 
 def test_the_export_is_a_whole_file(spool: Spool, tmp_path: Path) -> None:
@@ -74,8 +89,12 @@ def test_the_export_is_a_whole_file(spool: Spool, tmp_path: Path) -> None:
     assert (told["rows"], told["sum_usd"], told["first_day"]) == (3, "1.000000005", "2026-03-01")
     assert len((tmp_path / "u.csv").read_text().splitlines()) == 4
     assert "3 rows" in call("export", "--format", "parquet", "-o", str(tmp_path / "u.parquet")).output
-    with pytest.raises(MaestroError):
-        call("export", "--format", "csv", "-o", str(tmp_path / "no" / "u.csv"))
+    for form in ("csv", "parquet"):
+        with pytest.raises(MaestroError) as caught:
+            call("export", "--format", form, "-o", str(tmp_path / "no" / "u"))
+        assert caught.value.error_code == "export-write"
+        assert "the export cannot be written" in caught.value.fact
+        assert "folder that exists" in caught.value.remedy
 
 
 def test_a_report_from_the_spool_imports_nothing_heavy(spool: Spool, tmp_path: Path) -> None:

@@ -146,3 +146,9 @@ def test_lint_is_fast_and_light(tmp_path: Path, count: int, seconds: float) -> N
 def test_the_limit_of_steps() -> None:
     done = call("lint", "-", "--json", stdin=steps(10_001))
     assert [each["code"] for each in json.loads(done.stdout)["diagnostics"]] == ["too-many-steps"]
+
+
+@pytest.mark.parametrize("forms", [["--json", "--svg"], ["--svg", "--dot"], ["--mermaid", "--json"]])
+def test_a_graph_has_one_form(flow: str, capsys: pytest.CaptureFixture[str], forms: list[str]) -> None:
+    assert run_command(["flow", "graph", flow, *forms]) == 2
+    assert "one of --svg" in "".join(capsys.readouterr())

@@ -13,7 +13,7 @@ import pytest
 
 from maestro_dagster.cli.main import run_command
 from maestro_dagster.cli.request import new_run_id, parse_params
-from maestro_dagster.cli.run_view import STATUSES
+from maestro_dagster.cli.run_view import STATUSES, first_line
 from maestro_dagster.errors import UsageError
 from maestro_dagster.manifest.model import Flow
 from maestro_dagster.project.scaffold import init_project
@@ -192,6 +192,81 @@ def test_logs_are_lines_or_documents(shop: Path, capsys: pytest.CaptureFixture[s
     assert (code, said["status"], said["ended_already"]) == (0, "succeeded", True)
     assert run_command(["cancel", run["run_id"]]) == 0
     assert "had ended already (succeeded)" in capsys.readouterr().out
+
+
+BOOM = """
+import sys
+sys.stderr.write('Traceback\\n  File x\\nValueError: ' + 'y' * 90 + '\\n')
+sys.exit(1)
+"""
+
+
+def test_a_traceback_stands_once_in_the_log_and_shortened_in_tables(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SLOW.replace('[sleep, "60"]', json.dumps(["python3", "-c", BOOM]))
+    (shop / "assets" / "slow.yaml").write_text(text)
+    code, run = call(capsys, "run", "slow")
+    assert code == 1
+    (step,) = run["steps"]
+    assert "ValueError: yyy" in step["error"]["fact"]
+    assert run_command(["logs", run["run_id"]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(" wait: " in line for line in lines)
+    assert sum("ValueError: yyy" in line for line in lines) == 1
+    assert sum("Traceback" in line for line in lines) == 1
+    assert any("exit code 1: see above; at step wait; read" in line for line in lines)
+    run_command(["status", run["run_id"]])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("wait ")]
+    assert "exit code 1" in row
+    assert len(row) < 110
+
+
+def test_log_lines_that_were_not_said_before_all_stand_with_their_step(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from maestro_dagster.cli.logs import _Printer
+
+    entry = {"ts": 0.0, "step": "a", "iteration": -1, "attempt": 1}
+    printer = _Printer()
+    printer.show({**entry, "line": "one"})
+    printer.show({**entry, "line": "failed: one\nnew\none; at step a"})
+    printer.show({**entry, "attempt": 2, "line": "failed: one\none; at step a"})
+    said = [line.partition(" a: ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["one", "failed: one", "new", "one; at step a", "failed: one", "one; at step a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [(None, None), ("\n", None), ("short", "short"), ("a\nb", "a ..."), ("x" * 61, "x" * 57 + "...")],
+)
+def test_a_cell_is_one_short_line(text: str | None, shown: str | None) -> None:
+    assert first_line(text) == shown
+    assert len(first_line("z" * 60 + "\nmore") or "") == 60
+
+
+def test_a_run_that_nobody_works_on_is_stalled(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from maestro_dagster.cli.request import Typed, make_request
+    from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.services import open_engine
+
+    project = find_project()
+    engine = open_engine(project)
+    request = make_request(project, Typed("greet"))
+    engine.request(request)
+    assert call(capsys, "status", request.run_id)[1]["orphaned"] is False
+    engine.services.journal.start_run(request.run_id)
+    assert call(capsys, "status", request.run_id)[1]["orphaned"] is True
+    assert [run["orphaned"] for run in call(capsys, "status")[1]["runs"]] == [True]
+    for asked in (["status", request.run_id], ["status"]):
+        assert run_command(asked) == 0
+        said = capsys.readouterr().out
+        assert "stalled" in said
+        assert f"maestro retry {request.run_id}" in said
+    engine.take_lease(request.run_id, "me")
+    assert call(capsys, "status", request.run_id)[1]["orphaned"] is False
+    assert run_command(["status"]) == 0
+    assert "stalled" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["status", "logs", "watch", "cancel", "retry"])

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from maestro_dagster.cli.policy import command
+from maestro_dagster.cli.policy import REQUEST_FIELDS, command
+from maestro_dagster.errors import UsageError
 
 FLOW = """name: shown
 version: 1.0.0
@@ -103,3 +104,33 @@ def test_one_pack_that_fails(outside: Path) -> None:
     result = run("test", "one")
     assert result.return_value == 1
     assert "FAILED one/one_test.rego: test_allowed" in result.output
+
+
+@pytest.mark.parametrize(
+    ("facts", "remedy"),
+    [
+        (["bogus=1"], "region, actor, cause, partition, tenant, env"),
+        (["regoin=EU"], "`region`"),
+        (["region=EU", "region=KP"], "once"),
+    ],
+)
+def test_a_fact_that_no_request_carries_is_refused(outside: Path, facts: list[str], remedy: str) -> None:
+    given = [text for fact in facts for text in ("--request", fact)]
+    error = run("eval", write(outside), *given).exception
+    assert isinstance(error, UsageError)
+    assert remedy in error.remedy
+
+
+def test_the_facts_are_those_that_admission_tells(outside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from maestro_dagster.policy import document
+
+    seen: list[dict[str, Any]] = []
+    build = document.build_document
+
+    def watch(*arguments: Any, **named: Any) -> dict[str, Any]:
+        seen.append(dict(named["request"]))
+        return build(*arguments, **named)
+
+    monkeypatch.setattr(document, "build_document", watch)
+    run("eval", write(outside))
+    assert tuple(seen[0]) == REQUEST_FIELDS

@@ -86,7 +86,10 @@ async def test_what_is_no_file_is_refused_at_once(bench: Any) -> None:
 
 async def test_too_large_a_file_is_refused(bench: Any) -> None:
     (bench.root / "big").write_bytes(b"x" * 101)
-    assert (await read_fault(bench, "big", max_bytes=100)).error_code == "file-too-large"
+    large = await read_fault(bench, "big", max_bytes=100)
+    assert large.error_code == "file-too-large"
+    assert "max_bytes" in large.remedy
+    assert "project's root" not in large.remedy
 
 
 async def test_a_text_and_an_input_are_written(bench: Any) -> None:
