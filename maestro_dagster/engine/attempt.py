@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from maestro_dagster.artifacts.digest import digest_content
 from maestro_dagster.artifacts.interface import TREE_MEDIA_TYPE, Artifact
 from maestro_dagster.costs.ledger import SpoolLedger
-from maestro_dagster.engine.log import Redactor, RunLog
+from maestro_dagster.engine.log import RunLog
 from maestro_dagster.engine.meter import AttemptMeter, measure
 from maestro_dagster.engine.row import RunRow
 from maestro_dagster.engine.scope import Prepared
@@ -85,7 +85,7 @@ class Attempt:
         self._log = partial(
             log.write, step=assignment.task.id, iteration=assignment.iteration, attempt=number
         )
-        self._redactor = Redactor()
+        self._redactor = services.redactor
         self._meter = AttemptMeter()
         self._secrets: tuple[str, ...] = ()
 
@@ -115,6 +115,7 @@ class Attempt:
         config = validate_config(kind, assignment.prepared.config, task.id)
         effects = kind.effects(config)
         self._secrets = tuple(dict.fromkeys((*task.secrets, *effects.secrets)))
+        self._learn()
         trial.egress = task.egress or effects.egress
         context = self._context(scratch, trial.egress)
         limit = task.timeout_seconds or self._services.limits.default_timeout
@@ -217,11 +218,18 @@ class Attempt:
     def log(self, message: str) -> None:
         self._log(self._redactor.hide(str(message)))
 
-    def hide(self, value: Any) -> Any:
-        return self._redactor.hide_in(value)
-
     def preview(self, text: str) -> str:
         return self._redactor.hide(text).encode()[:_PREVIEW].decode(errors="ignore")
+
+    def _learn(self) -> None:
+        """Also the secrets that only the resolved configuration names, before the step can read them."""
+        for name in self._secrets:
+            try:
+                value = self._services.secrets(name)
+            except MaestroError:
+                continue  # the step hears of it when it asks
+            if value is not None:
+                self._redactor.add(value)
 
     def _secret(self, name: str) -> str:
         if name not in self._secrets:

@@ -18,6 +18,7 @@ from typing import Any
 from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.costs.report import cost_report
 from maestro_dagster.engine.objective import measure_objectives
+from maestro_dagster.engine.redaction import hide_context, learn_secrets
 from maestro_dagster.engine.row import FINAL, RunRow, StepRow, dump
 from maestro_dagster.engine.schedule import Skip, Standing, build_graph, judge
 from maestro_dagster.engine.services import Services
@@ -76,6 +77,7 @@ def _finish(services: Services, run: RunRow) -> None:
     if services.signer is None:
         raise no_key(run.run_id)
     flow = services.journal.flow(run.flow_digest)
+    learn_secrets(services, run, flow)
     events = services.spool.read_run(run.run_id)
     known = {row.step: row for row in services.journal.steps(run.run_id) if row.iteration < 0}
     now = time.time()
@@ -103,7 +105,7 @@ def _end_steps(
     now: float,
 ) -> list[StepRow]:
     """Rows with claims for the steps that have not ended, in the order of their needs."""
-    settler = Settler(run, lambda artifact: _files(services, artifact.digest))
+    settler = Settler(run, lambda artifact: _files(services, artifact.digest), services.redactor)
     graph = build_graph(flow)
     tasks = {task.id: task for task in flow.tasks}
     standing = {step: Standing(row.status, _chosen(row)) for step, row in known.items() if row.ended}
@@ -267,7 +269,8 @@ def _context(services: Services, run: RunRow) -> dict[str, Any]:
         "pins": (run.decision or {}).get("pins", {}),
         "cancelled_because": run.cancel,
     }
-    return {name: value for name, value in context.items() if value not in (None, "", {}, [])}
+    kept = {name: value for name, value in context.items() if value not in (None, "", {}, [])}
+    return hide_context(services, kept)
 
 
 def no_key(run_id: str) -> KeyMissingError:

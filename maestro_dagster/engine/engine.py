@@ -66,14 +66,18 @@ class Engine:
         """
         from maestro_dagster.engine.admission import assess, decision_from_json
         from maestro_dagster.engine.closing import close_run, no_key
+        from maestro_dagster.engine.redaction import hide_decision, learn_secrets
 
         run = self.services.journal.run(run_id)
         if run.decision is None:
             if self.services.signer is None:
                 raise no_key(run_id)
-            decision = assess(self.services, self._request_of(run)).decision
+            request = self._request_of(run)
+            assessment = assess(self.services, request)
+            learn_secrets(self.services, run, request.flow, assessment.steps)
+            decision = hide_decision(self.services, assessment.decision.to_json())
             # The operator's files as they are now: what they are at the end may differ.
-            pinned = {**decision.to_json(), "pins": dict(self.services.pins)}
+            pinned = {**decision, "pins": dict(self.services.pins)}
             self.services.journal.decide(run_id, pinned)
             run = self.services.journal.run(run_id)
         stored = decision_from_json(run.decision or {})

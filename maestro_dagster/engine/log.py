@@ -22,19 +22,39 @@ HIDDEN = "***"
 
 
 class Redactor:
-    """Replaces the secrets that were handed out, also in the spellings that tools print."""
+    """Replaces secrets, also in the spellings that tools print. One for a process; safe between threads.
+
+    It only ever learns: what one step read may come back in the words of another.
+    """
 
     def __init__(self) -> None:
-        self._values: set[str] = set()
+        self._lock = threading.Lock()
+        self._known: set[str] = set()
+        self._runs: set[str] = set()
+        self._values: tuple[str, ...] = ()  # longest first: one secret may lie within another
 
     def add(self, secret: str) -> None:
+        found: set[str] = set()
         for value in (secret, secret.strip(), *secret.splitlines()):
             if len(value) >= _SHORTEST:
-                encoded = base64.b64encode(value.encode()).decode().rstrip("=")
-                self._values |= {value, quote(value, safe=""), encoded, json.dumps(value)[1:-1]}
+                encoded = base64.b64encode(value.encode(errors="surrogateescape")).decode().rstrip("=")
+                quoted = quote(value, safe="", errors="surrogateescape")
+                found |= {value, quoted, encoded, json.dumps(value)[1:-1]}
+        with self._lock:
+            if not found <= self._known:
+                self._known |= found
+                self._values = tuple(sorted(self._known, key=len, reverse=True))
+
+    def mark(self, run_id: str) -> None:
+        """All secrets of this run are known by now."""
+        with self._lock:
+            self._runs.add(run_id)
+
+    def knows(self, run_id: str) -> bool:
+        return run_id in self._runs
 
     def hide(self, text: str) -> str:
-        for value in sorted(self._values, key=len, reverse=True):
+        for value in self._values:
             text = text.replace(value, HIDDEN)
         return text
 
@@ -54,7 +74,16 @@ class Redactor:
 class RunLog:
     """Appends to a run's log. Safe between threads; whole lines between processes (O_APPEND)."""
 
-    def __init__(self, folder: Path, run_id: str, *, line_limit: int, file_limit: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        run_id: str,
+        *,
+        line_limit: int,
+        file_limit: int,
+        redactor: Redactor | None = None,
+    ) -> None:
+        self._redactor = redactor or Redactor()
         self._path = log_path(folder, run_id)
         self._line_limit = line_limit
         self._file_limit = file_limit
@@ -64,6 +93,7 @@ class RunLog:
 
     def write(self, message: str, *, step: str = "", iteration: int = -1, attempt: int = 0) -> None:
         """Never raises: a full disk must not fail a step because of what it said."""
+        message = self._redactor.hide(message)  # before it is cut: half a secret is not recognised
         if len(message) > self._line_limit:
             message = message[: self._line_limit] + " [cut]"
         with self._lock:

@@ -11,6 +11,7 @@ from typing import Any
 from maestro_dagster.artifacts.interface import Artifact
 from maestro_dagster.engine import writing
 from maestro_dagster.engine.interface import StepOutcome
+from maestro_dagster.engine.redaction import learn_secrets
 from maestro_dagster.engine.row import FINAL, RunRow, StepRow
 from maestro_dagster.engine.segment import Segment
 from maestro_dagster.engine.services import Services
@@ -46,6 +47,7 @@ def open_segment(
         if not set(step_ids) <= by_step.keys():
             raise _closed(run)
         return [by_step[step].to_outcome(fresh=False) for step in step_ids], None, emitted
+    learn_secrets(services, run, flow)
     journal.start_run(run_id)
     source = None
     if run.reuse_from is not None:
@@ -84,7 +86,7 @@ def _settle_unselected(
     selected = set(run.selection or ())
     needed = frozenset[str]().union(*(ancestors(flow, step) for step in selected))
     known = {row.step for row in rows if row.iteration < 0}
-    settler = Settler(run, lambda artifact: _files(services, artifact))
+    settler = Settler(run, lambda artifact: _files(services, artifact), services.redactor)
     now = time.time()
     ended: list[StepRow] = []
     for task in flow.tasks:

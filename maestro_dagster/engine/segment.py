@@ -79,7 +79,7 @@ class Segment:
         self._assets = assets or {}
         self._pending: dict[str, bytes] = {}  # contents whose storing is under way
         self._scope = RunScope(run, flow, self._rows, self._read)
-        self._settler = Settler(run, self._files_of)
+        self._settler = Settler(run, self._files_of, services.redactor)
         self._trier = Trier(services, run, flow, owner, self._submit, lambda: self.cancelled, chance)
         self._queue: deque[str] = deque()
         self._active = 0

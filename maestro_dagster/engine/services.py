@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from maestro_dagster.artifacts.interface import ArtifactStore
 from maestro_dagster.costs.rate import RateCard
 from maestro_dagster.costs.spool import Spool
+from maestro_dagster.engine.log import Redactor
+from maestro_dagster.errors import KeyMissingError
 from maestro_dagster.evidence.interface import Signer
 from maestro_dagster.llm.interface import ModelHub
 from maestro_dagster.policy.interface import PolicyEngine
@@ -52,9 +54,10 @@ class Limits:
 class Services:
     """The neighbours of an engine.
 
-    `signer` is None when the project has no key: admission then raises KeyMissingError. `secrets` gives
-    a secret's value or None. `pins` are digests of the operator's files (policies, resources) by name;
-    they go into the evidence. `policy_document` is `policy.document.build_document`.
+    `signer` is None when the project has no key that can be used: admission then raises `key_error`, or
+    that there is none. `secrets` gives a secret's value or None; `redactor` hides those that this process
+    has met. `pins` are digests of the operator's files (policies, resources) by name; they go into the
+    evidence. `policy_document` is `policy.document.build_document`.
     """
 
     store: ArtifactStore
@@ -75,6 +78,8 @@ class Services:
     tenant: str = "default"
     env: str = "dev"
     secrets: Callable[[str], str | None] = no_secret
+    redactor: Redactor = field(default_factory=Redactor)
+    key_error: KeyMissingError | None = None
     policy_settings: Mapping[str, Any] = field(default_factory=dict)
     pins: Mapping[str, str] = field(default_factory=dict)
     region: str | None = None  # of requests that name none

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from maestro_dagster.artifacts.interface import TREE_MEDIA_TYPE, Artifact
 from maestro_dagster.engine.attempt import Trial
+from maestro_dagster.engine.log import Redactor
 from maestro_dagster.engine.row import RunRow, StepRow
 from maestro_dagster.engine.scope import Prepared, digest_raw
 from maestro_dagster.errors import MaestroError
@@ -30,10 +31,14 @@ class Bill:
 
 @dataclass(frozen=True, slots=True)
 class Settler:
-    """Makes rows with claims for one run. `files_of` lists a tree's (path, digest) pairs."""
+    """Makes rows with claims for one run. `files_of` lists a tree's (path, digest) pairs.
+
+    Every row passes the redactor here, whatever it came from: a step, another run, the engine itself.
+    """
 
     run: RunRow
     files_of: Callable[[Artifact], tuple[tuple[str, str], ...]]
+    redactor: Redactor
 
     def settle_trial(
         self,
@@ -147,6 +152,15 @@ class Settler:
         model: Mapping[str, Any] | None = None,
         iterations: Sequence[Mapping[str, Any]] = (),
     ) -> StepRow:
+        hide = self.redactor.hide_in
+        row = replace(
+            row,
+            facts=hide(row.facts),
+            preview=hide(row.preview),
+            error=hide(row.error),
+            reason=hide(row.reason),
+            detail=self._hide_detail(row.detail),
+        )
         output = None
         if row.artifact is not None:
             files = self.files_of(row.artifact) if row.artifact.media_type == TREE_MEDIA_TYPE else ()
@@ -171,11 +185,23 @@ class Settler:
             reused_from=row.reused_from,
             error=row.error,
             reason=row.reason,
-            model=model,
+            model=hide(model),
             facts=row.facts,
-            iterations=tuple(iterations),
+            iterations=tuple(
+                {**each, "error": hide(each["error"])} if "error" in each else each for each in iterations
+            ),
         )
         return replace(row, claim=claim_bytes(claim))
+
+    def _hide_detail(self, detail: Mapping[str, Any]) -> dict[str, Any]:
+        """Names and warnings only: digests are no words."""
+        hide = self.redactor.hide_in
+        hidden = dict(detail)
+        if "warnings" in hidden:
+            hidden["warnings"] = hide(hidden["warnings"])
+        if "built" in hidden:
+            hidden["built"] = [{**each, "name": hide(each["name"])} for each in hidden["built"]]
+        return hidden
 
 
 def name_status(trial: Trial) -> Literal["done", "failed", "cancelled"]:

@@ -65,7 +65,11 @@ class Trier:
         self._step_budgets: dict[str, BudgetCounter] = {}
         limits = services.limits
         self.log = RunLog(
-            services.log_folder, run.run_id, line_limit=limits.log_line, file_limit=limits.log_file
+            services.log_folder,
+            run.run_id,
+            line_limit=limits.log_line,
+            file_limit=limits.log_file,
+            redactor=services.redactor,
         )
 
     def __enter__(self) -> Self:

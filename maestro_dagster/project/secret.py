@@ -53,4 +53,10 @@ def _read(path: Path) -> str | None:
             remedy=f"chmod 600 {path}",
             code="secret-open",
         )
-    return data.decode("utf-8", "strict").strip() or None
+    try:
+        return data.decode("utf-8").strip() or None
+    except UnicodeDecodeError:
+        raise ProjectError(
+            "a secret is no UTF-8 text", place=str(path), remedy="write it as text, in base64 for example",
+            code="secret-open",
+        ) from None  # fmt: skip

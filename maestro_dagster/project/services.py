@@ -8,13 +8,18 @@ from typing import TYPE_CHECKING
 from maestro_dagster.project.root import Project
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from maestro_dagster.engine.engine import Engine
     from maestro_dagster.engine.journal import Journal
+    from maestro_dagster.engine.log import Redactor
     from maestro_dagster.engine.services import Services
     from maestro_dagster.evidence.interface import Signer
     from maestro_dagster.llm.interface import ModelHub
     from maestro_dagster.policy.interface import PolicyEngine
     from maestro_dagster.steps.interface import ProjectView
+
+    Find = Callable[[str], str | None]
 
 
 def open_engine(project: Project) -> Engine:
@@ -32,6 +37,7 @@ def open_services(project: Project) -> Services:
     from maestro_dagster.artifacts.store import open_store
     from maestro_dagster.costs.rate import RateCard
     from maestro_dagster.costs.spool import Spool
+    from maestro_dagster.engine.log import Redactor
     from maestro_dagster.engine.services import Services
     from maestro_dagster.policy.document import build_document
     from maestro_dagster.project.pin import ProjectPins
@@ -41,12 +47,14 @@ def open_services(project: Project) -> Services:
     from maestro_dagster.steps.interface import Network
 
     settings = project.settings
+    redactor = Redactor()
+    secrets = _watched(secret_source(project.home), redactor)
     return Services(
         store=open_store(project.artifact_store),
         journal=open_journal(project),
         policy=open_policy(project),
         signer=open_signer(project),
-        hub=open_models(project),
+        hub=open_models(project, secrets, redactor),
         cage=open_cage(hidden=(project.home,)),
         catalogue=load_catalogue(),
         rates=RateCard.load(project.root / "resources" / "rates.yaml"),
@@ -59,7 +67,8 @@ def open_services(project: Project) -> Services:
         policy_document=build_document,
         tenant=settings.tenant,
         env=settings.env,
-        secrets=secret_source(project.home),
+        secrets=secrets,
+        redactor=redactor,
         policy_settings=policy_settings(project),
         pins=ProjectPins(project.root),
         region=settings.request_region,
@@ -96,17 +105,31 @@ def open_signer(project: Project) -> Signer | None:
         return None
 
 
-def open_models(project: Project) -> ModelHub:
+def open_models(project: Project, secrets: Find | None = None, redactor: Redactor | None = None) -> ModelHub:
+    """The models of a project. A provider's key is a secret like any other: the redactor learns it."""
+    from maestro_dagster.engine.log import Redactor
     from maestro_dagster.llm.hub import open_hub
     from maestro_dagster.project.secret import secret_source
 
-    find = secret_source(project.home)
+    find = secrets or secret_source(project.home)
     return open_hub(
         project.root / "resources" / "models.yaml",
         project.settings.model_base_url,
         # A provider's key may also stand where the provider's own tools look for it.
-        secret=lambda name: find(name) or os.environ.get(name),
+        secret=_watched(lambda name: find(name) or os.environ.get(name), redactor or Redactor()),
     )
+
+
+def _watched(find: Find, redactor: Redactor) -> Find:
+    """The same source; whatever it hands out is hidden from then on, in every step of the process."""
+
+    def look(name: str) -> str | None:
+        value = find(name)
+        if value is not None:
+            redactor.add(value)
+        return value
+
+    return look
 
 
 def view_project(project: Project) -> ProjectView:
