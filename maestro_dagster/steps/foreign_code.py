@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from maestro_dagster.steps.interface import StepContext
 from maestro_dagster.steps.project_path import read_file
 
 TAIL_BYTES = 4000
+LOG_LINES = 2000  # of each stream that go into the step's log, half from its start and half from its end
+LOG_BYTES = 256 * 1024
+_LOG_LINE = 16 * 1024  # bytes; a longer line is cut, or one could fill the log alone
 _LIMITS = {
     "time": ("took longer than its time limit", "time-limit", "raise time_limit, or make it faster"),
     "memory": ("used more memory than allowed", "memory-limit", "raise memory_mb"),
@@ -39,7 +42,10 @@ class ForeignCall:
 
 
 async def run_foreign(context: StepContext, call: ForeignCall) -> CagedResult:
-    """Runs it in the cage and accounts for what it used. Raises StepError when it broke a limit."""
+    """Runs it in the cage and accounts for what it used. Raises StepError when it broke a limit.
+
+    The cage hands over what the command printed only when it has ended, so nothing of it is logged earlier.
+    """
     result = await context.cage.run(
         CagedCommand(
             argv=call.argv,
@@ -59,6 +65,7 @@ async def run_foreign(context: StepContext, call: ForeignCall) -> CagedResult:
     for host in result.refused_hosts:
         context.log(f"refused: {host} is not declared, or a private address")
     if result.killed:
+        log_output(context, result)
         fact, code, remedy = _LIMITS[result.killed]
         raise StepError(f"{call.argv[0]} {fact}", place=f"step {context.step}", remedy=remedy, code=code)
     return result
@@ -79,12 +86,36 @@ def require_success(result: CagedResult, context: StepContext, *, what: str, cod
     )
 
 
-def log_output(context: StepContext, result: CagedResult, lines: int = 200) -> None:
+def log_output(context: StepContext, result: CagedResult) -> None:
+    """What the command printed, its output before its errors; of much of it start and end."""
     for data in (result.stdout, result.stderr):
-        for line in data[-64 * 1024 :].decode("utf-8", "replace").splitlines()[-lines:]:
+        for line in bound_lines(data):
             context.log(line)
     if result.truncated:
-        context.log("(output was cut)")
+        context.log("(the command printed more than is kept: what came last is missing here)")
+
+
+def bound_lines(data: bytes) -> list[str]:
+    """The lines, at most LOG_LINES of together LOG_BYTES; a line in the middle says how many are left out."""
+    lines = [line if len(line) <= _LOG_LINE else line[:_LOG_LINE] + b" [cut]" for line in data.splitlines()]
+    if len(lines) > LOG_LINES or sum(map(len, lines)) > LOG_BYTES:
+        head = _count_fitting(lines)
+        tail_count = _count_fitting(reversed(lines[head:]))
+        left_out = len(lines) - head - tail_count
+        note = f"({left_out} line{'' if left_out == 1 else 's'} left out)"
+        lines[head : len(lines) - tail_count] = [note.encode()]
+    return [line.decode("utf-8", "replace") for line in lines]
+
+
+def _count_fitting(lines: Iterable[bytes]) -> int:
+    """How many of the first lines fit into half of the log."""
+    size = count = 0
+    for line in lines:
+        size += len(line)
+        if count == LOG_LINES // 2 or size > LOG_BYTES // 2:
+            break
+        count += 1
+    return count
 
 
 def tail(data: bytes) -> str:
