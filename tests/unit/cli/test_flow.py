@@ -152,3 +152,23 @@ def test_the_limit_of_steps() -> None:
 def test_a_graph_has_one_form(flow: str, capsys: pytest.CaptureFixture[str], forms: list[str]) -> None:
     assert run_command(["flow", "graph", flow, *forms]) == 2
     assert "one of --svg" in "".join(capsys.readouterr())
+
+
+def test_the_page_on_flows_says_what_is_retried_and_its_secret_lints_clean(
+    repository: Path, tmp_path: Path
+) -> None:
+    from maestro_dagster.engine.services import Limits
+    from maestro_dagster.llm.wire import _RETRYABLE
+    from maestro_dagster.steps.http_fetch import _TRANSIENT
+
+    page = (repository / "docs" / "flow.md").read_text(encoding="utf-8")
+    assert f"HTTP {', '.join(map(str, sorted(_TRANSIENT)))} |" in page
+    assert f"answers {', '.join(map(str, sorted(_RETRYABLE)))} or 5xx" in page
+    limits = Limits()
+    assert f"at most {limits.backoff_first} seconds" in page
+    assert f"never more than {limits.backoff_most:g}" in page
+    (tasks,) = [part for part in page.split("```yaml\n")[1:] if part.startswith("tasks:")]
+    path = tmp_path / "notify.yaml"
+    path.write_text("name: notify\nversion: 1.0.0\n" + tasks.partition("```")[0])
+    done = call("lint", str(path), "--json")
+    assert json.loads(done.stdout) == {"diagnostics": []}

@@ -302,6 +302,13 @@ def test_parameters_have_the_types_of_the_flow() -> None:
         parse_params(flow, ["s=1", "s=2"])
 
 
+def test_run_does_not_wait_for_the_limit_of_the_loop(
+    shop: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAESTRO_MAX_CONCURRENT_RUNS", "0")
+    assert call(capsys, "run", "greet")[1]["status"] == "succeeded"
+
+
 def test_run_ids_differ_and_are_safe_in_paths() -> None:
     ids = {new_run_id() for _ in range(100)}
     assert len(ids) == 100
