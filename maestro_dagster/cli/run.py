@@ -52,6 +52,7 @@ def run_and_show(runtime, begin, run_id: str, *, as_json: bool) -> int:  # type:
     """Executes a run in this process, with a line for each step on a terminal."""
     from maestro_dagster.workers.foreground import execute_in_foreground
 
+    runtime.engine.check_key()  # before the request: a run that cannot be signed would wait forever
     live = not as_json and on_terminal(sys.stderr)
     begin()
     view = execute_in_foreground(runtime, run_id, _tell if live else None)

@@ -75,7 +75,7 @@ def _finish(services: Services, run: RunRow) -> None:
             code="run-busy",
         )
     if services.signer is None:
-        raise no_key(run.run_id)
+        raise no_key(services, run.run_id)
     flow = services.journal.flow(run.flow_digest)
     learn_secrets(services, run, flow)
     events = services.spool.read_run(run.run_id)
@@ -166,7 +166,7 @@ def _final_status(
 def _build(services: Services, run: RunRow) -> bytes:
     """The bundle of an ended run, from what the journal keeps: the same bytes whenever it is built."""
     if services.signer is None:
-        raise no_key(run.run_id)
+        raise no_key(services, run.run_id)
     stored = services.journal.record(run.run_id)
     if stored is None:
         raise JournalError("the run ended without a record", place=f"run {run.run_id}", code="run-incomplete")
@@ -273,11 +273,14 @@ def _context(services: Services, run: RunRow) -> dict[str, Any]:
     return hide_context(services, kept)
 
 
-def no_key(run_id: str) -> KeyMissingError:
+def no_key(services: Services, run_id: str = "") -> KeyMissingError:
+    """Why nothing can be signed: what is wrong with the key that there is, or that there is none."""
+    if (found := services.key_error) is not None and found.error_code != KeyMissingError.code:
+        return found
     return KeyMissingError(
         "the project has no key, and nothing runs that cannot be signed",
-        place=f"run {run_id}",
-        remedy="make one with `maestro init`",
+        place=found.place if found is not None else f"run {run_id}" if run_id else "",
+        remedy="make one with `maestro init .` in the project's folder",
     )
 
 

@@ -59,6 +59,13 @@ class Engine:
 
         return assess(self.services, request)
 
+    def check_key(self) -> None:
+        """Raises KeyMissingError: what cannot be signed is not even asked for."""
+        from maestro_dagster.engine.closing import no_key
+
+        if self.services.signer is None:
+            raise no_key(self.services)
+
     def admit(self, run_id: str) -> Decision:
         """The decision on a run, made once. A denied run is closed, with evidence; no step starts here.
 
@@ -71,7 +78,7 @@ class Engine:
         run = self.services.journal.run(run_id)
         if run.decision is None:
             if self.services.signer is None:
-                raise no_key(run_id)
+                raise no_key(self.services, run_id)
             request = self._request_of(run)
             assessment = assess(self.services, request)
             learn_secrets(self.services, run, request.flow, assessment.steps)

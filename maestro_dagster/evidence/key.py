@@ -127,8 +127,7 @@ def make_key(folder: Path, algorithm: str = ED25519) -> bytes:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
         _write_new(folder / PRIVATE_NAME, private, 0o600)
-        # A public half without its private one belongs to nobody: it is replaced.
-        (folder / PUBLIC_NAME).unlink(missing_ok=True)
+        _keep_old_public(folder / PUBLIC_NAME)
         _write_new(folder / PUBLIC_NAME, public, 0o644)
     except FileExistsError as error:
         raise EvidenceError(
@@ -147,6 +146,15 @@ def make_key(folder: Path, algorithm: str = ED25519) -> bytes:
     return public
 
 
+def _keep_old_public(path: Path) -> None:
+    """A public half whose private one is gone steps aside: what was signed with it is still verified."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return
+    path.rename(path.with_name(f"maestro.{sha256(data).hexdigest()[:12]}.pub.pem"))
+
+
 def load_signer(folder: Path) -> KeySigner:
     """The signer of a key folder.
 
@@ -160,14 +168,14 @@ def load_signer(folder: Path) -> KeySigner:
     try:
         key = load_pem_private_key(data, None)
     except (ValueError, TypeError) as error:
-        raise _unusable(path, "it is not an unencrypted PKCS8 PEM file") from error
+        raise _spoilt(path, "it is not an unencrypted PKCS8 PEM file") from error
     except Exception as error:  # cryptography has an exception of its own for unsupported algorithms
-        raise _unusable(path, "its algorithm is not supported") from error
+        raise _spoilt(path, "its algorithm is not supported") from error
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return KeySigner(key)
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
         return KeySigner(key)
-    raise _unusable(path, "it is neither an Ed25519 nor a P-256 key")
+    raise _spoilt(path, "it is neither an Ed25519 nor a P-256 key")
 
 
 def load_trusted(keys: Sequence[Path]) -> tuple[bytes, ...]:
@@ -193,6 +201,16 @@ def read_public_key(pem: bytes, place: str = "") -> PublicKey:
     raise _unusable(place, "it is neither an Ed25519 nor a P-256 key")
 
 
+def _spoilt(path: Path, why: str) -> KeyMissingError:
+    return KeyMissingError(
+        f"the project's key cannot be used: {why}",
+        place=str(path),
+        remedy="put it back from a backup; or move it away, keep its public half for what it signed, and "
+        "make a new one with `maestro init .` in the project's folder",
+        code="key-unusable",
+    )
+
+
 def _unusable(place: Path | str, why: str) -> KeyMissingError:
     return KeyMissingError(
         f"the key cannot be used: {why}",
@@ -215,10 +233,15 @@ def _read_key(path: Path, *, private: bool) -> bytes:
                 )
             return file.read(_KEY_LIMIT)
     except FileNotFoundError as error:
-        remedy = "make one with `maestro init`" if private else "give the path of a public key with --key"
+        remedy = (
+            "make one with `maestro init .` in the project's folder"
+            if private
+            else "give the path of a public key with --key"
+        )
         raise KeyMissingError("there is no key", place=str(path), remedy=remedy) from error
     except OSError as error:
-        raise _unusable(path, error.strerror or "it cannot be read") from error
+        why = error.strerror or "it cannot be read"
+        raise (_spoilt(path, why) if private else _unusable(path, why)) from error
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:

@@ -26,6 +26,7 @@ class NewProject:
     root: Path
     public_key: str
     hint: str
+    fresh: bool = True  # False: the project was there, only the key is new
 
 
 def shipped_project() -> Path:
@@ -44,16 +45,19 @@ def shipped_project() -> Path:
 
 
 def init_project(target: Path, *, algorithm: str = "ed25519") -> NewProject:
-    """Makes a project with its key in `target`, which must be new or empty.
+    """Makes a project with its key in `target`, which must be new or empty, or a project without a key.
 
-    Raises ProjectError (`folder-not-empty`, `init-failed`); then nothing was left behind.
+    Such a project gets just the key. Raises ProjectError (`folder-not-empty`, `init-failed`); then
+    nothing was left behind; EvidenceError (`key-exists`).
     """
     target = target.absolute()
+    if _is_project(target):
+        return _add_key(target, algorithm)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ProjectError(
             "the folder is not empty",
             place=str(target),
-            remedy="choose a new or an empty folder",
+            remedy="choose a new or an empty folder, or a project that has lost its key",
             code="folder-not-empty",
         )
     with _coded(target):
@@ -67,6 +71,40 @@ def init_project(target: Path, *, algorithm: str = "ed25519") -> NewProject:
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     return NewProject(target, public, hint)
+
+
+def _is_project(folder: Path) -> bool:
+    from maestro_dagster.project.root import open_project
+
+    if not (folder / "pyproject.toml").is_file():
+        return False
+    try:
+        open_project(folder)
+    except ProjectError as error:
+        if error.error_code == "project-missing":
+            return False
+        raise
+    return True
+
+
+def _add_key(root: Path, algorithm: str) -> NewProject:
+    """The key of a project that was cloned, or whose state folder is gone. Touches nothing else of it."""
+    from maestro_dagster.evidence.key import load_signer, make_key
+    from maestro_dagster.project.root import open_project
+
+    project = open_project(root)
+    try:
+        project.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProjectError(
+            f"the state folder cannot be made: {error.strerror}",
+            place=str(project.home),
+            remedy="check the space and the rights of the folder above it",
+            code="init-failed",
+        ) from error
+    make_key(project.keys, algorithm)  # never overwrites
+    signer = load_signer(project.keys)
+    return NewProject(root, signer.public_pem.decode("ascii"), signer.hint, fresh=False)
 
 
 def _fill(draft: Path, name: str) -> None:

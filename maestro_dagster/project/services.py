@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from maestro_dagster.engine.journal import Journal
     from maestro_dagster.engine.log import Redactor
     from maestro_dagster.engine.services import Services
+    from maestro_dagster.errors import KeyMissingError
     from maestro_dagster.evidence.interface import Signer
     from maestro_dagster.llm.interface import ModelHub
     from maestro_dagster.policy.interface import PolicyEngine
@@ -32,7 +33,8 @@ def open_engine(project: Project) -> Engine:
 def open_services(project: Project) -> Services:
     """All that the engine needs. Raises MaestroError where something of the project cannot be used.
 
-    A missing key is no error here: `signer` is None then, and admission refuses.
+    A key that is missing or cannot be used is no error here: `signer` is None then, `key_error` says why,
+    and admission refuses.
     """
     from maestro_dagster.artifacts.store import open_store
     from maestro_dagster.costs.rate import RateCard
@@ -47,13 +49,15 @@ def open_services(project: Project) -> Services:
     from maestro_dagster.steps.interface import Network
 
     settings = project.settings
+    signer, key_error = _find_signer(project)
     redactor = Redactor()
     secrets = _watched(secret_source(project.home), redactor)
     return Services(
         store=open_store(project.artifact_store),
         journal=open_journal(project),
         policy=open_policy(project),
-        signer=open_signer(project),
+        signer=signer,
+        key_error=key_error,
         hub=open_models(project, secrets, redactor),
         cage=open_cage(hidden=(project.home,)),
         catalogue=load_catalogue(),
@@ -94,15 +98,15 @@ def policy_settings(project: Project) -> dict[str, object]:
     return {"pii_allow_stricter_tier": project.settings.pii_allow_stricter_tier}
 
 
-def open_signer(project: Project) -> Signer | None:
-    """The project's signer, or None while it has no key."""
+def _find_signer(project: Project) -> tuple[Signer | None, KeyMissingError | None]:
+    """The project's signer, or why there is none: nobody is told that a key is missing which is there."""
     from maestro_dagster.errors import KeyMissingError
     from maestro_dagster.evidence.key import load_signer
 
     try:
-        return load_signer(project.keys)
-    except KeyMissingError:
-        return None
+        return load_signer(project.keys), None
+    except KeyMissingError as error:
+        return None, error
 
 
 def open_models(project: Project, secrets: Find | None = None, redactor: Redactor | None = None) -> ModelHub:

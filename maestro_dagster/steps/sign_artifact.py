@@ -41,7 +41,7 @@ class SignArtifact(StepKind[SignArtifactConfig]):
         place = f"step {context.step}"
         if context.signer is None:
             raise KeyMissingError(
-                "there is no key to sign with", place=place, remedy="make one with `maestro init`"
+                "there is no key to sign with", place=place, remedy="make one with `maestro init .`"
             )
         chosen = {name: inputs[name] for name in config.sources if name in inputs} or dict(inputs)
         files = name_files(context, chosen)

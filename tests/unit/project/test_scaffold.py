@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maestro_dagster.errors import ProjectError
+from maestro_dagster.errors import EvidenceError, ProjectError
 from maestro_dagster.evidence.key import load_signer
 from maestro_dagster.project import scaffold
 from maestro_dagster.project.load import read_flows
@@ -191,3 +191,37 @@ def test_a_damaged_lock_is_a_coded_error(tmp_path: Path, text: str) -> None:
 def test_no_file_of_a_starter_can_be_written_by_others(tmp_path: Path) -> None:
     root = init_project(tmp_path / "shop").root
     assert not [path for path in root.rglob("*") if path.stat().st_mode & 0o022]
+
+
+def test_a_project_without_a_key_gets_just_the_key(tmp_path: Path) -> None:
+    made = init_project(tmp_path / "shop")
+    keys = made.root / ".maestro" / "keys"
+    (keys / "maestro.pem").unlink()
+    (made.root / "pyproject.toml").write_text('[tool.maestro]\nenv = "mine"\n')
+    before = sorted(path for path in made.root.rglob("*") if not path.is_relative_to(keys))
+    again = init_project(made.root)
+    assert not again.fresh
+    assert load_signer(keys).hint == again.hint != made.hint
+    assert sorted(path for path in made.root.rglob("*") if not path.is_relative_to(keys)) == before
+    assert (made.root / "pyproject.toml").read_text() == '[tool.maestro]\nenv = "mine"\n'
+    # What the lost key signed can still be verified.
+    assert made.public_key in [path.read_text() for path in keys.glob("maestro.*.pub.pem")]
+
+
+@pytest.mark.parametrize("text", [None, "garbage"])
+def test_a_key_that_is_there_is_never_overwritten(tmp_path: Path, text: str | None) -> None:
+    key = init_project(tmp_path / "shop").root / ".maestro" / "keys" / "maestro.pem"
+    if text is not None:
+        key.write_text(text)
+    before = key.read_bytes()
+    with pytest.raises(EvidenceError) as caught:
+        init_project(tmp_path / "shop")
+    assert caught.value.error_code == "key-exists"
+    assert key.read_bytes() == before
+
+
+def test_another_programs_folder_is_no_project(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "other"\n')
+    with pytest.raises(ProjectError) as caught:
+        init_project(tmp_path)
+    assert caught.value.error_code == "folder-not-empty"
