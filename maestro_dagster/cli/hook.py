@@ -35,7 +35,7 @@ def install(repository: Path, name: str | None, as_json: bool) -> None:
     if name is None:
         place = str(repository.resolve())
         name = next((known for known, path in project.repositories.items() if path == place), None)
-    hook = install_hook(repository, project.inbox, name)
+    hook = install_hook(repository, project.inbox, name, project.repositories)
 
     def text() -> str:
         state = "installed" if hook.changed else "already there"

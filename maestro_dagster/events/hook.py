@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 from maestro_dagster.errors import EventError
 from maestro_dagster.events.git import read_config, run_git
+from maestro_dagster.events.hook_name import check_name, keep_name, name_of, refuse_same_name
 
 _MARK = "# maestro-hook "
 _MAX_HOOK = 1024 * 1024
@@ -47,21 +49,26 @@ class InstalledHook:
         }
 
 
-def install_hook(repo: Path, inbox: Path, name: str | None = None) -> InstalledHook:
+def install_hook(
+    repo: Path, inbox: Path, name: str | None = None, settings: Mapping[str, str] | None = None
+) -> InstalledHook:
     """Install or refresh the hook of a bare or non-bare repository, or of a worktree's.
 
     Args:
         repo: the repository's folder.
         inbox: the project's inbox; made if missing.
         name: what runs call the repository; its folder's name without `.git` if None.
+        settings: the repositories that the project watches anyway, name -> path or URL.
 
     """
     repo, inbox = repo.resolve(), inbox.resolve()
-    git_dir, hooks = _read_folders(repo)
-    chosen = name or _name_of(repo)
-    _check_name(chosen)
+    git_dir, hooks = _find_folders(repo)
+    chosen = name or name_of(repo)
+    check_name(chosen)
+    refuse_same_name(chosen, git_dir, inbox, settings or {}, lambda other: is_hooked(other, inbox))
     for part in ("new", "tmp", "bad"):
         _make_folder(inbox / part)
+    keep_name(chosen, git_dir, inbox)
     _make_folder(hooks)
     path = hooks / "post-receive"
     shared = not hooks.is_relative_to(git_dir)
@@ -112,18 +119,19 @@ def _read_folders(repo: Path) -> tuple[Path, Path]:
     return git_dir, (git_dir / os.fsdecode(configured.rstrip(b"\n") or b"hooks")).resolve()
 
 
-def _name_of(repo: Path) -> str:
-    folder = repo.parent if repo.name == ".git" else repo
-    return re.sub(r"[^A-Za-z0-9._-]", "-", folder.name.removesuffix(".git")) or "repository"
-
-
-def _check_name(name: str) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9._/-]{1,128}", name):
+def _find_folders(repo: Path) -> tuple[Path, Path]:
+    try:
+        return _read_folders(repo)
+    except EventError as error:
+        if error.error_code != "repository-missing":
+            raise
         raise EventError(
-            f"{name!r} cannot be the name of a repository",
-            remedy="use letters, digits, dots, dashes, underscores and slashes, at most 128",
-            code="repository-name-invalid",
-        )
+            error.fact,
+            place=error.place,
+            remedy="give the folder of a Git repository, bare or with a working tree;"
+            " `git init --bare FOLDER` makes one",
+            code=error.error_code,
+        ) from error
 
 
 def _render(values: dict[str, str], chained: Path | None) -> str:

@@ -204,6 +204,42 @@ def test_what_is_no_repository_is_refused(git: Git, inbox: Inbox, tmp_path: Path
     with pytest.raises(EventError) as caught:
         install_hook(folder, inbox.folder)
     assert caught.value.error_code == "repository-missing"
+    assert "`repositories`" not in caught.value.remedy, "it is in no setting yet"
+    assert "git init --bare" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("ré po.git", "re-po"),
+        ("a--b.git", "a--b"),
+        ("ﬁne & good.git", "fine-good"),
+        ("日本.git", "repository"),
+    ],
+)
+def test_the_name_is_readable(make_git: Callable[..., Git], inbox: Inbox, folder: str, name: str) -> None:
+    assert install_hook(make_git(folder).bare, inbox.folder).name == name
+
+
+def test_no_two_repositories_of_a_project_have_one_name(
+    make_git: Callable[..., Git], inbox: Inbox, tmp_path: Path
+) -> None:
+    first, second = make_git("ré po.git"), make_git("re po.git")
+    path = install_hook(first.bare, inbox.folder).path
+    with pytest.raises(EventError) as caught:
+        install_hook(second.bare, inbox.folder)
+    assert caught.value.error_code == "repository-name-twice"
+    assert str(first.bare) in caught.value.place
+    assert "--name" in caught.value.remedy
+    assert not (second.bare / "hooks" / "post-receive").exists()
+    assert install_hook(second.bare, inbox.folder, "other").changed
+    assert not install_hook(first.bare, inbox.folder).changed, "it keeps its own"
+    path.unlink()
+    assert install_hook(second.bare, inbox.folder).name == "re-po", "a name without a hook is free"
+    with pytest.raises(EventError) as caught:
+        install_hook(first.bare, inbox.folder, "shop", {"shop": str(tmp_path / "shop.git")})
+    assert caught.value.error_code == "repository-name-twice"
+    assert install_hook(first.bare, inbox.folder, "shop", {"shop": str(first.bare)}).changed
 
 
 def test_a_name_that_is_none(git: Git, inbox: Inbox) -> None:
