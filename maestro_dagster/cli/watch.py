@@ -9,7 +9,14 @@ import click
 
 from maestro_dagster.cli.argument import run_argument
 from maestro_dagster.cli.output import emit_line, json_option, on_terminal
-from maestro_dagster.cli.run_view import EXIT_CODES, follow_run, run_json, status_text, step_json
+from maestro_dagster.cli.run_view import (
+    EXIT_CODES,
+    follow_run,
+    run_json,
+    stalled_hint,
+    status_text,
+    step_json,
+)
 
 if TYPE_CHECKING:
     from maestro_dagster.engine.interface import StepOutcome
@@ -41,7 +48,16 @@ def command(run_id: str, as_json: bool) -> int:
         else:
             click.echo(f"{step.step}: {status_text(step.status, colour=colour)}")
 
-    view = follow_run(lambda: engine.view(run_id), tell, lambda: False)
+    hinted = False
+
+    def hint() -> bool:
+        nonlocal hinted
+        if not hinted and run_id in engine.orphaned():
+            hinted = True
+            click.echo(stalled_hint(run_id), err=True)
+        return False  # the loop may take it up again, so watching goes on
+
+    view = follow_run(lambda: engine.view(run_id), tell, hint)
     if as_json:
         emit_line(run_json(view))
     else:

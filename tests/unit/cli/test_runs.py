@@ -263,6 +263,13 @@ def test_a_run_that_nobody_works_on_is_stalled(shop: Path, capsys: pytest.Captur
         said = capsys.readouterr().out
         assert "stalled" in said
         assert f"maestro retry {request.run_id}" in said
+    with subprocess.Popen(
+        [sys.executable, "-m", "maestro_dagster", "watch", request.run_id],
+        stderr=subprocess.PIPE, text=True, cwd=shop,
+    ) as watching:  # fmt: skip
+        assert watching.stderr is not None
+        assert "stalled" in watching.stderr.readline()
+        watching.terminate()
     engine.take_lease(request.run_id, "me")
     assert call(capsys, "status", request.run_id)[1]["orphaned"] is False
     assert run_command(["status"]) == 0
