@@ -83,7 +83,8 @@ LINES = (
 
 def measure(module: str, side: str) -> dict[str, float]:
     """One measurement in a fresh process with an empty home."""
-    with tempfile.TemporaryDirectory(prefix="maestro-bench-") as folder:
+    # A worker may still be closing its run when the loop is stopped.
+    with tempfile.TemporaryDirectory(prefix="maestro-bench-", ignore_cleanup_errors=True) as folder:
         environment = {
             **{
                 name: value
