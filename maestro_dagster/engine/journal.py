@@ -21,7 +21,7 @@ from maestro_dagster.engine.interface import RunRequest
 from maestro_dagster.engine.lease import is_live
 from maestro_dagster.engine.process import mark_process
 from maestro_dagster.engine.row import RunRow, StepRow
-from maestro_dagster.engine.schema import corrupt, open_connection, plain_errors
+from maestro_dagster.engine.schema import corrupt, open_reader, plain_errors
 from maestro_dagster.engine.writer import Delivery, GroupWriter
 from maestro_dagster.errors import JournalError
 from maestro_dagster.manifest.canonical import digest_bytes
@@ -206,7 +206,7 @@ class Journal:
 
     def _reader(self) -> sqlite3.Connection:
         if getattr(self._local, "connection", None) is None or self._local.pid != os.getpid():
-            self._local.connection = open_connection(self.path)
+            self._local.connection = open_reader(self.path)
             self._local.pid = os.getpid()
         connection: sqlite3.Connection = self._local.connection
         return connection

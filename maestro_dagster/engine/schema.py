@@ -7,6 +7,7 @@ recreated here, because the file is the only record of what was done.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from maestro_dagster.engine.disk import has_little_space
 from maestro_dagster.errors import JournalError
 
 VERSION = 1
@@ -21,6 +23,7 @@ APPLICATION = 0x4D535452  # "MSTR": tells the file apart from other SQLite files
 _BUSY_MS = 30_000
 _HEADER = b"SQLite format 3\x00"
 _HEADER_SIZE = 100
+_QUICKLY_CHECKED = 4 * 1024 * 1024  # bytes that are read through in a few milliseconds
 
 _TABLES = """
 CREATE TABLE flow (digest TEXT PRIMARY KEY, body BLOB NOT NULL);
@@ -77,6 +80,48 @@ def open_connection(path: Path) -> sqlite3.Connection:
         return connection
 
 
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection to look with: as `open_connection`, or without writing where nothing can be written.
+
+    On a read-only or full disk SQLite cannot make the files that go with a WAL. Without a WAL that holds
+    anything the file itself is the whole truth and is read as it stands.
+    """
+    try:
+        return open_connection(path)
+    except JournalError as error:
+        if error.error_code not in {"journal-unavailable", "disk-full"} or not path.is_file():
+            raise
+        if path.with_name(path.name + "-wal").exists() and path.with_name(path.name + "-wal").stat().st_size:
+            way = "mode=ro"
+        else:
+            way = "mode=ro&immutable=1"
+        try:
+            connection = sqlite3.connect(
+                f"{path.absolute().as_uri()}?{way}", uri=True, check_same_thread=False
+            )
+            connection.isolation_level = None
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        except sqlite3.Error:
+            raise error from None
+        if version != VERSION:
+            connection.close()
+            raise
+        return connection
+
+
+def check_soundness(connection: sqlite3.Connection, path: Path) -> None:
+    """Before the first write of a process: damage is noticed while everything can still be restored.
+
+    A large journal is not read through on every command; `maestro doctor` does that.
+    """
+    with plain_errors(path):
+        if path.stat().st_size > _QUICKLY_CHECKED:
+            return
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise corrupt(path)
+
+
 @contextmanager
 def plain_errors(path: Path) -> Iterator[None]:
     """SQLite's and the system's errors in the operator's words."""
@@ -85,6 +130,8 @@ def plain_errors(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _translate(error, path) from error
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise _full(path) from error
         raise JournalError(
             f"the journal cannot be opened: {error.strerror}",
             place=str(path),
@@ -188,9 +235,12 @@ def _check_length(path: Path) -> None:
             size = file.seek(0, 2)
     except FileNotFoundError:
         return
-    if not size:
-        return
     wal = path.with_name(path.name + "-wal")
+    if not size:
+        # An empty file is a new journal, but not where runs have left their evidence.
+        if (wal.exists() and wal.stat().st_size) or any((path.parent / "evidence").glob("*.zip")):
+            raise corrupt(path)
+        return
     page = int.from_bytes(header[16:18], "big")
     promised = (65536 if page == 1 else page) * int.from_bytes(header[28:32], "big")
     whole = len(header) == _HEADER_SIZE and header.startswith(_HEADER)
@@ -208,17 +258,23 @@ def corrupt(path: Path) -> JournalError:
     )
 
 
+def _full(path: Path) -> JournalError:
+    return JournalError(
+        "the disk is full, the journal could not be written",
+        place=str(path),
+        remedy="free some space, then run `maestro retry`; what was acknowledged is kept",
+        code="disk-full",
+    )
+
+
 def _translate(error: sqlite3.Error, path: Path) -> JournalError:
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "decode to UTF-8" in str(error):
         return corrupt(path)
-    if name.startswith("SQLITE_FULL"):
-        return JournalError(
-            "the disk is full, the journal could not be written",
-            place=str(path),
-            remedy="free some space, then run `maestro retry`; what was acknowledged is kept",
-            code="disk-full",
-        )
+    if name.startswith("SQLITE_FULL") or (
+        name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN")) and has_little_space(path.parent)
+    ):
+        return _full(path)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return JournalError(
             f"the journal was busy for {_BUSY_MS // 1000} s",

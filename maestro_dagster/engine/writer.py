@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from maestro_dagster.engine.schema import open_connection, plain_errors
+from maestro_dagster.engine.schema import check_soundness, open_connection, plain_errors
 from maestro_dagster.errors import JournalError
 
 T = TypeVar("T")
@@ -78,6 +78,11 @@ class GroupWriter:
 
     def _start(self) -> None:
         connection = open_connection(self._path)
+        try:
+            check_soundness(connection, self._path)
+        except BaseException:
+            connection.close()
+            raise
         self._queue = queue.SimpleQueue()
         self._thread = threading.Thread(
             target=self._run, args=(connection, self._queue), name="maestro-journal", daemon=True

@@ -189,6 +189,13 @@ def _check_journal(project: Project) -> Finding:
     if not project.journal.exists():
         return Finding("journal", "ok", "no run yet")
     # Read-only: a doctor must not upgrade, recover or lock what it looks at.
+    if not os.access(project.home, os.W_OK) or not os.access(project.journal, os.W_OK):
+        return Finding(
+            "journal",
+            "error",
+            f"the journal cannot be written ({project.journal}): nothing can run here",
+            "give this user the right to write there, or mount it for writing",
+        )
     try:
         with closing(
             sqlite3.connect(f"{project.journal.as_uri()}?mode=ro", uri=True, timeout=5)
@@ -196,6 +203,16 @@ def _check_journal(project: Project) -> Finding:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             runs = connection.execute("SELECT count(*) FROM run").fetchone()[0]
     except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith(
+            ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_FULL")
+        ):
+            return Finding(
+                "journal",
+                "error",
+                f"the journal cannot be read: {error} ({project.journal})",
+                "check the owner and mode of the state folder, and the space on its disk",
+            )
         found, runs = str(error), 0
     if found != "ok":
         return Finding("journal", "error", f"the journal is damaged: {found}", "restore it from a backup")

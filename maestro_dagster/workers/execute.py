@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from maestro_dagster.engine.disk import find_full_disk
 from maestro_dagster.engine.interface import RunView
 from maestro_dagster.errors import MaestroError
 from maestro_dagster.translate.closing import CLOSED, ENDED, close_run
@@ -42,16 +43,26 @@ def execute_run(
     Raises KeyMissingError (nothing to sign with), JournalError (`run-unknown`, `run-busy`), and
     MaestroError `dagster-run` when Dagster itself failed; the run then stays open and can be retried.
     """
+    try:
+        return _execute(runtime, run_id, translator or FlowTranslator(), owner)
+    except Exception as error:
+        full = find_full_disk(error, runtime.home)
+        if full is None or full is error:
+            raise
+        raise full from error
+
+
+def _execute(runtime: Runtime, run_id: str, translator: FlowTranslator, owner: str | None) -> RunView:
     engine = runtime.engine
     with hold_lease(engine, run_id, owner), mark_begun(runtime.home, run_id):
         decision = engine.admit(run_id)
         view = engine.view(run_id)
-        plan = plan_flow(engine.flow(run_id), translator or FlowTranslator())
+        plan = plan_flow(engine.flow(run_id), translator)
         with open_instance(runtime.home) as instance:
             fail_dead_runs(instance, run_id, "The process of this run died; another Dagster run goes on.")
             if decision.allow and view.status not in CLOSED:
-                _run_to_end(runtime, instance, plan, run_id, translator or FlowTranslator())
-            return close_and_record(runtime, instance, plan, run_id, translator or FlowTranslator())
+                _run_to_end(runtime, instance, plan, run_id, translator)
+            return close_and_record(runtime, instance, plan, run_id, translator)
 
 
 def _run_to_end(

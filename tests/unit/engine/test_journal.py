@@ -312,3 +312,27 @@ def test_a_process_is_known_by_more_than_its_pid() -> None:
     born = int(stat[stat.rfind(")") + 2 :].split()[19])
     assert ProcessMark(mine.host, child, born).is_alive() is False  # a zombie
     os.waitpid(child, 0)
+
+
+def test_an_emptied_journal_beside_evidence_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "evidence" / "r1.zip").write_bytes(b"proof")
+    (tmp_path / "journal.sqlite").touch()
+    assert code_of(lambda: Journal(tmp_path / "journal.sqlite").runs()) == "journal-corrupt"
+    assert (tmp_path / "journal.sqlite").stat().st_size == 0
+
+
+def test_damage_is_noticed_before_the_first_write(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    connection = open_connection(path)
+    connection.executemany("INSERT INTO flow VALUES (?, ?)", [(str(n), b"x" * 3000) for n in range(40)])
+    connection.close()
+    data = bytearray(path.read_bytes())
+    page = int.from_bytes(data[16:18], "big")
+    data[-2 * page : -page] = b"\x55" * page
+    path.write_bytes(data)
+    writer = GroupWriter(path)
+    assert code_of(lambda: writer.call(lambda c: c.execute("INSERT INTO rate VALUES ('a', 0)"))) == (
+        "journal-corrupt"
+    )
+    assert path.read_bytes() == data
