@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from maestro_dagster.cli.lazy import LazyGroup, Row
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from maestro_dagster.errors import MaestroError
 
 _CLI = "maestro_dagster.cli"
 
@@ -76,16 +81,23 @@ def command(ctx: click.Context, debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of the console script. Always ends the process with one of the documented codes."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    from maestro_dagster.cli.output import OutputFailedError, ReaderGoneError, guard_stdout, mute_stdout
+
+    guard_stdout()
     code = run_command(arguments)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _mute_stdout()
+    except (ReaderGoneError, BrokenPipeError):
+        mute_stdout()
+    except OutputFailedError as error:
+        code = code or _say(error)
     sys.exit(code)
 
 
-def run_command(arguments: list[str]) -> int:
+def run_command(arguments: list[str]) -> int:  # noqa: PLR0911 - one for each way to end
     """Runs one command line; prints its error, if any; gives the exit code."""
+    from maestro_dagster.cli.output import OutputFailedError, ReaderGoneError, mute_stdout
+
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     try:
         result: Any = command.main(args=arguments, prog_name="maestro", standalone_mode=False)
@@ -95,13 +107,19 @@ def run_command(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         return 130
-    except BrokenPipeError:
-        _mute_stdout()
+    except (ReaderGoneError, BrokenPipeError):
+        mute_stdout()
         return 0
+    except OutputFailedError as error:
+        return _say(error)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:  # noqa: BLE001 - the last net: nobody sees a traceback without asking
-        return _report(error, as_json="--json" in own, debug=_wants_debug(own))
+        try:
+            return _report(error, as_json="--json" in own, debug=_wants_debug(own))
+        except (ReaderGoneError, OutputFailedError, OSError):
+            mute_stdout()
+            return 1
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
 
@@ -117,6 +135,7 @@ def _wants_debug(own: list[str]) -> bool:
 
 def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
     from maestro_dagster.cli.output import print_error
+    from maestro_dagster.engine.disk import find_full_disk
     from maestro_dagster.errors import MaestroError, UsageError
 
     if debug and not isinstance(error, click.ClickException):
@@ -127,6 +146,8 @@ def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
         place = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         remedy = f"see `{place} --help`" if place else ""
         error = UsageError(error.format_message().rstrip("."), place=place, remedy=remedy)
+    elif (full := find_full_disk(error, _state_folder())) is not None:
+        error = full
     elif not isinstance(error, MaestroError):
         error = MaestroError(
             f"unexpected {type(error).__name__}: {error}".replace("\n", " "),
@@ -136,9 +157,23 @@ def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
     return print_error(error, as_json=as_json)
 
 
-def _mute_stdout() -> None:
-    """The reader has gone: what is left in the buffer must not raise again while Python shuts down."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _state_folder() -> Path | None:
+    """For the place of an error that names none."""
+    from maestro_dagster.errors import MaestroError
+    from maestro_dagster.project.root import find_project
+
+    try:
+        return find_project().home
+    except (MaestroError, OSError):
+        return None
+
+
+def _say(error: MaestroError) -> int:
+    """An error of the output itself, so on the other one."""
+    from maestro_dagster.cli.output import mute_stdout, print_error
+
+    mute_stdout()
+    return print_error(error, as_json=False)
 
 
 if __name__ == "__main__":

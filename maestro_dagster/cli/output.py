@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -58,6 +59,57 @@ def print_error(error: MaestroError, *, as_json: bool) -> int:
     if error.remedy:
         click.echo(f"  remedy: {error.remedy}", err=True)
     return error.exit_code
+
+
+class ReaderGoneError(Exception):
+    """Nobody reads the standard output any more. No OSError: click would end the process over it."""
+
+
+class OutputFailedError(MaestroError):
+    """What a command had to say could not be written."""
+
+    code = "output-failed"
+
+
+class _Output(io.FileIO):
+    """The standard output. Tells its own failures from those of the command's work."""
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except BrokenPipeError as error:
+            raise ReaderGoneError from error
+        except OSError as error:
+            raise OutputFailedError(
+                f"the output could not be written: {error.strerror}",
+                place="standard output",
+                remedy="see where it goes to: the disk may be full",
+            ) from error
+
+
+def guard_stdout() -> None:
+    """Called once, before anything is printed by the process."""
+    for number in range(3):  # a closed one would become the next file that is opened
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for as long as we live
+    elif isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout is sys.__stdout__:
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(_Output(sys.stdout.fileno(), "w", closefd=False)),
+            encoding=sys.stdout.encoding,
+            errors="backslashreplace",  # never fail over a letter that the terminal does not have
+            line_buffering=sys.stdout.line_buffering,
+        )
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - as above
+
+
+def mute_stdout() -> None:
+    """What is left in the buffer must not raise again while Python shuts down."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def on_terminal(stream: TextIO) -> bool:

@@ -38,8 +38,9 @@ def read_project_flow(project: Project, text: str) -> Flow:
 
 def make_request(project: Project, typed: Typed, run_id: str | None = None) -> RunRequest:
     from maestro_dagster.engine.interface import RunRequest
-    from maestro_dagster.manifest.money import parse_budget
 
+    for text in (typed.region or "", typed.budget or ""):
+        _check_text(text)
     flow = read_project_flow(project, typed.flow)
     return RunRequest(
         run_id=run_id or new_run_id(),
@@ -47,9 +48,30 @@ def make_request(project: Project, typed: Typed, run_id: str | None = None) -> R
         params=parse_params(flow, typed.params),
         cause="manual",
         actor=actor_name(),
-        budget_nano=parse_budget(typed.budget) if typed.budget else None,
+        budget_nano=_read_budget(typed.budget),
         region=typed.region,
     )
+
+
+def _read_budget(text: str | None) -> int | None:
+    """Nano-dollars. Raises UsageError: what was typed wrongly is a wrong call, not a wrong flow."""
+    from maestro_dagster.errors import ManifestError
+    from maestro_dagster.manifest.money import parse_budget
+
+    if text is None:
+        return None
+    try:
+        return parse_budget(text)
+    except ManifestError as error:
+        raise UsageError(error.fact, place="--budget", remedy=error.remedy) from None
+
+
+def _check_text(text: str) -> None:
+    """Bytes that are no UTF-8 reach Python as lone surrogates, which no journal or evidence can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{text[:80]!r} is not UTF-8 text", remedy="write it in UTF-8") from None
 
 
 def new_run_id() -> str:
@@ -69,6 +91,7 @@ def parse_params(flow: Flow, given: Sequence[str]) -> dict[str, Any]:
     """`name=value` texts as the flow's types want them. Raises UsageError."""
     values: dict[str, Any] = {}
     for text in given:
+        _check_text(text)
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise UsageError(f"{text!r} is no parameter", remedy="write it as -p name=value")
@@ -83,6 +106,10 @@ def parse_params(flow: Flow, given: Sequence[str]) -> dict[str, Any]:
     return values
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are no JSON
+
+
 def _typed(name: str, param: Param, text: str) -> Any:
     if param.type == "string":
         return text
@@ -94,8 +121,9 @@ def _typed(name: str, param: Param, text: str) -> Any:
         "object": lambda value: isinstance(value, dict),
     }
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(text, parse_constant=_refuse_constant)
+        json.dumps(value, ensure_ascii=False).encode()  # `"\\ud800"` is a lone surrogate as well
+    except (ValueError, RecursionError):
         value = None
     if not checks[param.type](value):
         raise UsageError(

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from maestro_dagster.cli.argument import flow_argument
-from maestro_dagster.cli.output import emit, json_option, on_terminal, print_table
+from maestro_dagster.cli.output import (
+    OutputFailedError,
+    ReaderGoneError,
+    emit,
+    json_option,
+    mute_stdout,
+    on_terminal,
+    print_error,
+    print_table,
+)
 from maestro_dagster.cli.run_view import EXIT_CODES, in_order, run_json, status_text, step_columns, step_row
 
 if TYPE_CHECKING:
@@ -56,8 +65,15 @@ def run_and_show(runtime, begin, run_id: str, *, as_json: bool) -> int:  # type:
     live = not as_json and on_terminal(sys.stderr)
     begin()
     view = execute_in_foreground(runtime, run_id, _tell if live else None)
-    show_run(view, as_json=as_json)
-    return EXIT_CODES.get(view.status, 1)
+    code = EXIT_CODES.get(view.status, 1)
+    try:
+        show_run(view, as_json=as_json)
+    except ReaderGoneError:
+        mute_stdout()  # the run has ended as it has, whether anybody reads of it or not
+    except OutputFailedError as error:
+        mute_stdout()
+        return code or print_error(error, as_json=False)
+    return code
 
 
 def show_run(view: RunView, *, as_json: bool) -> None:

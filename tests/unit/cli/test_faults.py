@@ -88,3 +88,81 @@ def test_the_next_command_can_be_pasted(
     code, said = call(capsys, "init", "")
     assert (code, said["error"]["code"]) == (2, "usage")
     assert not list(Path().iterdir())
+
+
+def test_outputs_that_are_closed_full_or_left(shop: Path) -> None:
+    done = spawn("maestro schema >&-; echo $?", shop)
+    assert "Traceback" not in done.stderr
+    for command in ("--help", "schema", "status --json"):
+        done = spawn(f"maestro {command} >/dev/full", shop)
+        assert done.returncode == 1
+        assert "error[output-failed]" in done.stderr
+    assert spawn('maestro schema | true; echo "${PIPESTATUS[0]}"', shop).stdout == "0\n"
+
+
+def test_a_run_that_nobody_reads_of_exits_as_it_ended(shop: Path) -> None:
+    done = spawn('maestro run hello | true; echo "${PIPESTATUS[0]}"', shop)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+    assert json.loads(spawn("maestro status --json", shop).stdout)["runs"][0]["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_bytes_that_are_no_text_are_a_wrong_call(shop: Path, locale: str) -> None:
+    done = spawn("maestro run hello -p name=$'\\xff\\xfe' --json", shop, LC_ALL=locale)
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["code"] == "usage"
+
+
+@pytest.mark.parametrize("budget", ["abc", "-1", "nan", "1eur", ""])
+def test_a_budget_that_is_none_is_a_wrong_call(
+    shop: Path, capsys: pytest.CaptureFixture[str], budget: str
+) -> None:
+    code, said = call(capsys, "run", "hello", "--budget", budget)
+    assert (code, said["error"]["code"]) == (2, "usage")
+
+
+@pytest.fixture
+def mounts() -> None:
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespaces on this machine")
+
+
+def in_mounts(script: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    line = f'maestro() {{ "{sys.executable}" -m maestro_dagster "$@"; }}\n{script}'
+    return subprocess.run(
+        ["unshare", "-rm", "bash", "-c", line],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.usefixtures("mounts")
+def test_a_read_only_home_can_be_looked_at_and_is_not_called_damaged(shop: Path) -> None:
+    assert run_command(["run", "hello", "--json"]) == 0
+    script = "mount --bind . . && mount -o remount,ro,bind . && cd . && "
+    home = str(shop)
+    done = in_mounts(f"{script} cd {home} && maestro status --json", shop)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["runs"][0]["status"] == "succeeded"
+    done = in_mounts(f"{script} cd {home} && maestro doctor --json", shop)
+    (found,) = [each for each in json.loads(done.stdout)["checks"] if each["check"] == "journal"]
+    assert "cannot be written" in found["fact"]
+    assert "damaged" not in found["fact"]
+
+
+@pytest.mark.usefixtures("mounts")
+@pytest.mark.parametrize("left", [0, 16, 64, 200])
+def test_a_full_disk_is_called_so(shop: Path, left: int) -> None:
+    """`left`: KiB that are still free when the run begins."""
+    script = f"""
+    mkdir small && mount -t tmpfs -o size=1m none small && cp -a .maestro/keys small/
+    export MAESTRO_HOME=$PWD/small
+    head -c 2M /dev/zero >small/fill 2>/dev/null
+    truncate -s $(( $(stat -c %s small/fill) - {left} * 1024 )) small/fill
+    maestro run hello --json"""
+    done = in_mounts(script, shop)
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["error"]["code"] == "disk-full", done.stdout
