@@ -18,7 +18,15 @@ from maestro_dagster.cli.output import (
     print_error,
     print_table,
 )
-from maestro_dagster.cli.run_view import EXIT_CODES, in_order, run_json, status_text, step_columns, step_row
+from maestro_dagster.cli.run_view import (
+    EXIT_CODES,
+    first_line,
+    in_order,
+    run_json,
+    status_text,
+    step_columns,
+    step_row,
+)
 
 if TYPE_CHECKING:
     from maestro_dagster.engine.interface import RunView, StepOutcome
@@ -88,7 +96,7 @@ def show_run(view: RunView, *, as_json: bool) -> None:
         click.echo(f"  denied by {violation['pack']}: {violation['message']}")
         click.echo(f"    remedy: {violation['remedy']}")
     if view.error:
-        click.echo(f"  {view.error.get('fact')}")
+        click.echo(f"  {first_line(view.error.get('fact'), 200)}")
         if view.error.get("remedy"):
             click.echo(f"    remedy: {view.error['remedy']}")
     if view.evidence:
