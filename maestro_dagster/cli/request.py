@@ -63,7 +63,7 @@ def _read_budget(text: str | None) -> int | None:
     try:
         return parse_budget(text)
     except ManifestError as error:
-        raise UsageError(error.fact, place="--budget", remedy=error.remedy) from None
+        raise UsageError(error.fact, place="--budget", remedy=error.remedy, code=error.error_code) from None
 
 
 def _check_text(text: str) -> None:
