@@ -10,8 +10,9 @@ from typing import Any
 
 import dagster as dg
 
-from maestro_dagster.engine.interface import RunView
+from maestro_dagster.engine.interface import RunView, StepOutcome
 from maestro_dagster.manifest.canonical import digest_bytes
+from maestro_dagster.manifest.money import format_nano
 from maestro_dagster.translate.check import evidence_checked, policy_checked
 from maestro_dagster.translate.event import RUN_TAG, Checked, Made, cost_metadata
 from maestro_dagster.translate.plan import FlowPlan
@@ -87,13 +88,16 @@ def _table(view: RunView) -> str:
     if len(steps) > MOST_ROWS:
         steps = [step for step in steps if step.status not in {"done", "reused"}][:MOST_ROWS]
     steps.sort(key=lambda step: (step.started_at is None, step.started_at or 0.0))
-    rows = "".join(
-        f"| {step.step} | {step.status} | {step.attempts} | {format_seconds(step.duration_ms / 1000)} |\n"
-        for step in steps
-    )
+    rows = "".join(_row(step) for step in steps)
     left_out = len(view.steps) - len(steps)
     more = f"\n{left_out} more steps are not shown.\n" if left_out else ""
-    return f"| step | status | attempts | time |\n|---|---|---|---|\n{rows}{more}"
+    return f"| step | status | attempts | time | USD |\n|---|---|---|---|---|\n{rows}{more}"
+
+
+def _row(step: StepOutcome) -> str:
+    took = format_seconds(step.duration_ms / 1000)
+    cost = "unknown" if step.cost_nano is None else format_nano(step.cost_nano)
+    return f"| {step.step} | {step.status} | {step.attempts} | {took} | {cost} |\n"
 
 
 def read_sbom(bundle: Path) -> bytes:
