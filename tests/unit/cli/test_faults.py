@@ -118,7 +118,7 @@ def test_a_budget_that_is_none_is_a_wrong_call(
     shop: Path, capsys: pytest.CaptureFixture[str], budget: str
 ) -> None:
     code, said = call(capsys, "run", "hello", "--budget", budget)
-    assert (code, said["error"]["code"]) == (2, "usage")
+    assert (code, said["error"]["code"]) == (2, "money-invalid")
 
 
 @pytest.fixture
