@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maestro_dagster.errors import CostError
+from maestro_dagster.manifest.plain_yaml import load_plain_yaml
 from maestro_dagster.manifest.price import parse_price, round_cost
 
 BYTES_PER_GB = 10**9
@@ -140,14 +141,10 @@ def _read_price(price: Any, place: str) -> int:
 
 
 def _read_yaml(data: bytes, place: str) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        return YAML(typ="safe", pure=True).load(data)
-    except (YAMLError, ValueError) as error:
-        problem = str(getattr(error, "problem", "") or "not YAML")
-        raise _invalid(f"the rate card does not parse: {problem}", place) from None
+        return load_plain_yaml(data)
+    except ValueError as error:
+        raise _invalid(f"the rate card does not parse: {error}", place) from None
 
 
 def _invalid(fact: str, place: str) -> CostError:

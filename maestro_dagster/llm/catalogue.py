@@ -12,6 +12,7 @@ from typing import Any, Literal
 from maestro_dagster.errors import CostError, ModelError
 from maestro_dagster.llm.interface import ModelRequest
 from maestro_dagster.llm.price import TokenPrice, TokenRates
+from maestro_dagster.manifest.plain_yaml import load_plain_yaml
 from maestro_dagster.manifest.price import parse_price
 
 Via = Literal["builtin", "wire", "litellm"]
@@ -234,14 +235,10 @@ def _read_rates(value: Mapping[str, Any], besides: set[str], place: str) -> Toke
 
 
 def _read_yaml(data: bytes, place: str) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
     try:
-        return YAML(typ="safe", pure=True).load(data)
-    except (YAMLError, ValueError) as error:
-        problem = str(getattr(error, "problem", "") or "not YAML")
-        raise _invalid(f"the model catalogue does not parse: {problem}", place) from None
+        return load_plain_yaml(data)
+    except ValueError as error:
+        raise _invalid(f"the model catalogue does not parse: {error}", place) from None
 
 
 def _invalid(fact: str, place: str) -> ModelError:
