@@ -13,6 +13,7 @@ from typing import Any
 MAX_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 64  # collections within each other
 MAX_NODES = 1_000_000
+MAX_ANCHORS = 1000  # a person writes a handful; each makes the slow reader read the whole text
 MAX_ALIAS_NODES = 50_000  # values that aliases stand for, counted as if each were written out
 MAX_KEY = 1000  # characters; YAML itself allows 1024 for a key on one line
 MAX_DIGITS = 400  # of one number

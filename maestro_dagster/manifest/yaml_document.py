@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.manifest.document import (
     MAX_ALIAS_NODES,
+    MAX_ANCHORS,
     MAX_DEPTH,
     MAX_NODES,
     DocumentError,
@@ -93,6 +94,7 @@ class _Builder:
         self.root: Any = None
         self.documents = 0
         self.nodes = 0
+        self.anchor_count = 0
         self.alias_nodes = 0
 
     def add(self, value: Any, at: int, size: int) -> None:
@@ -137,11 +139,11 @@ class _Builder:
             text = join_surrogates(text, at)
         plain = event.style is None or event.style == ""
         if self.wants_key:
-            self._remember(event.anchor, text, 1)
+            self._remember(event.anchor, text, 1, at)
             self.key(text, at, plain=plain)
             return
         value = resolve_plain(text, at) if plain else text
-        self._remember(event.anchor, value, 1)
+        self._remember(event.anchor, value, 1, at)
         self.add(value, at, 1)
 
     def alias(self, event: Any) -> None:
@@ -183,11 +185,19 @@ class _Builder:
 
     def close(self) -> None:
         frame = self.stack.pop()
-        self._remember(frame.anchor, frame.value, frame.size)
+        self._remember(frame.anchor, frame.value, frame.size, frame.at)
         self.add(frame.value, frame.at, frame.size)
 
-    def _remember(self, anchor: str | None, value: Any, size: int) -> None:
+    def _remember(self, anchor: str | None, value: Any, size: int, at: int) -> None:
         if anchor is not None:
+            self.anchor_count += 1
+            if self.anchor_count > MAX_ANCHORS:
+                raise DocumentError(
+                    "yaml-anchors",
+                    f"the text has more than {MAX_ANCHORS} anchors",
+                    at,
+                    "Write the values out, or take away anchors that no alias names.",
+                )
             self.anchors[anchor] = (value, size)
 
     def document(self, event: Any) -> None:
