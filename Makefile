@@ -62,9 +62,10 @@ wheel-test: $(VENV)/development ## build the wheel, install it in an empty envir
 picture: $(VENV)/development ## re-make the screenshots of the README (needs chromium)
 	$(BIN)/python docs/picture.py
 
+# The larger lock first: what the extras cannot use must not stand in the smaller one either.
 lock: ## compile the locks again (needs uv)
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group install -o requirements.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group install --group dev --all-extras -c requirements.lock -o requirements-dev.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group install --group dev --all-extras -o requirements-dev.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group install -c requirements-dev.lock -o requirements.lock
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) $(DEMO_DIR) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

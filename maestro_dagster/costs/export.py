@@ -12,7 +12,7 @@ from typing import Any
 
 from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.costs.report import sum_known
-from maestro_dagster.costs.schema import COLUMNS
+from maestro_dagster.costs.schema import COLUMNS, MONEY
 from maestro_dagster.errors import CostError
 from maestro_dagster.manifest.money import format_nano
 
@@ -65,11 +65,17 @@ def _write_csv(events: Sequence[UsageEvent], target: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for event in events:
-            cost = "" if event.cost_nano is None else format_nano(event.cost_nano)
-            writer.writerow(cost if name == "cost_usd" else _cell(getattr(event, name)) for name in COLUMNS)
+            writer.writerow(_cell(event, name) for name in COLUMNS)
 
 
-def _cell(value: object) -> object:
+def _cell(event: UsageEvent, name: str) -> object:
+    if name in MONEY:
+        nano = getattr(event, MONEY[name])
+        return "" if nano is None else format_nano(nano)
+    return _guard(getattr(event, name))
+
+
+def _guard(value: object) -> object:
     """A name from a flow must not become a formula in somebody's spreadsheet (OWASP: CSV injection)."""
     return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t", "\r"} else value
 

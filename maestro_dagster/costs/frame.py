@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from maestro_dagster.costs.interface import UsageEvent
-from maestro_dagster.costs.schema import COLUMNS, SORT, usage_schema
+from maestro_dagster.costs.schema import COLUMNS, COUNTS, MONEY, SORT, usage_schema
 from maestro_dagster.costs.spool import FIELDS
 from maestro_dagster.errors import CostError
 
@@ -55,10 +55,12 @@ def table_of(frame: pl.DataFrame) -> pa.Table:
     import pyarrow.compute as pc
 
     table = frame.sort(SORT).to_arrow()
-    nano = table.column("cost_nano").cast(pa.decimal128(19, 0))
     try:
-        usd = pc.multiply(nano, pa.scalar(Decimal("1E-9"), pa.decimal128(10, 9))).cast(pa.decimal128(18, 9))
-        table = table.append_column("cost_usd", usd).select(list(COLUMNS))
+        for usd, nano in MONEY.items():
+            whole = table.column(nano).cast(pa.decimal128(19, 0))
+            exact = pc.multiply(whole, pa.scalar(Decimal("1E-9"), pa.decimal128(10, 9)))
+            table = table.append_column(usd, exact.cast(pa.decimal128(18, 9)))
+        table = table.select(list(COLUMNS))
         return table.cast(usage_schema())
     except pa.ArrowInvalid as error:
         raise CostError(f"usage does not fit the lake: {error}", code="event-invalid") from None
@@ -69,9 +71,10 @@ def frame_of(table: pa.Table) -> pl.DataFrame:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    nano = pc.multiply(table.column("cost_usd"), pa.scalar(Decimal(10**9), pa.decimal128(10, 0)))
-    whole = nano.cast(pa.decimal128(29, 0)).cast(pa.int64())
-    frame = pl.from_arrow(table.append_column("cost_nano", whole).select(list(FIELDS)))
+    for usd, nano in MONEY.items():
+        scaled = pc.multiply(table.column(usd), pa.scalar(Decimal(10**9), pa.decimal128(10, 0)))
+        table = table.append_column(nano, scaled.cast(pa.decimal128(29, 0)).cast(pa.int64()))
+    frame = pl.from_arrow(table.select(list(FIELDS)))
     if not isinstance(frame, pl.DataFrame):
         raise TypeError("a table became no frame")
     return frame
@@ -94,15 +97,5 @@ def sum_frame(frame: pl.DataFrame) -> tuple[int, int]:
 def _frame_types() -> dict[str, pl.DataType | type[pl.DataType]]:
     import polars as pl
 
-    counts = (
-        "tokens_in",
-        "tokens_out",
-        "tokens_cached",
-        "cpu_ms",
-        "bytes_in",
-        "bytes_out",
-        "wall_ms",
-        "cost_nano",
-    )
-    types: dict[str, pl.DataType | type[pl.DataType]] = dict.fromkeys(counts, pl.Int64)
+    types: dict[str, pl.DataType | type[pl.DataType]] = dict.fromkeys((*COUNTS, *MONEY.values()), pl.Int64)
     return types | {"iteration": pl.Int32, "attempt": pl.Int32, "estimated": pl.Boolean}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-UsageKind = Literal["llm", "compute", "network", "storage"]
+UsageKind = Literal["llm", "compute", "memory", "network", "storage"]
 UsagePhase = Literal["intent", "settled"]
 
 
@@ -43,3 +43,14 @@ class UsageEvent:
     outcome: str  # ok, failed, cancelled
     occurred_at: str
     estimated: bool = False  # the tokens were counted here because the provider sent no usage
+    project: str = "default"
+    retention_tier: str = "standard-365d"  # of the flow: how long this row is kept
+    subject: str = ""  # surrogate of the person who asked for the run; who that is stands elsewhere
+    tokens_cache_write: int = 0  # contained in tokens_in, as tokens_cached is
+    tokens_reasoning: int = 0  # contained in tokens_out
+    memory_kb_ms: int = 0  # 1000 bytes held for a millisecond
+    # The parts of a model call's cost by kind of token; they add up to cost_nano. None: no such part.
+    nano_in: int | None = None
+    nano_out: int | None = None
+    nano_cached: int | None = None
+    nano_cache_write: int | None = None

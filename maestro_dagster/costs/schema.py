@@ -1,4 +1,7 @@
-"""The columns of the usage lake. Version 1; a new version adds columns and never changes one."""
+"""The columns of the usage lake. A new version adds columns and never changes one.
+
+Version 1: up to `occurred_at`. Version 2: the rest.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,40 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 COLUMNS = (
     "event_id", "tenant", "run_id", "flow", "step", "iteration", "attempt", "kind", "provider", "model",
     "env", "tokens_in", "tokens_out", "tokens_cached", "cpu_ms", "bytes_in", "bytes_out", "wall_ms",
     "cost_usd", "price", "phase", "outcome", "estimated", "occurred_at",
+    "project", "retention_tier", "subject", "tokens_cache_write", "tokens_reasoning", "memory_kb_ms",
+    "usd_in", "usd_out", "usd_cached", "usd_cache_write",
 )  # fmt: skip
 SORT = ("tenant", "occurred_at", "event_id")
-_COUNTS = ("tokens_in", "tokens_out", "tokens_cached", "cpu_ms", "bytes_in", "bytes_out", "wall_ms")
+COUNTS = (
+    "tokens_in", "tokens_out", "tokens_cached", "tokens_cache_write", "tokens_reasoning", "cpu_ms",
+    "memory_kb_ms", "bytes_in", "bytes_out", "wall_ms",
+)  # fmt: skip
+MONEY = {  # column of the lake, DECIMAL(18,9) USD -> field of an event and of a frame, whole nano-USD
+    "cost_usd": "cost_nano",
+    "usd_in": "nano_in",
+    "usd_out": "nano_out",
+    "usd_cached": "nano_cached",
+    "usd_cache_write": "nano_cache_write",
+}
 
 
 def usage_schema() -> pa.Schema:
-    """Arrow schema of one day's file. Only `cost_usd` may be null: the price is unknown."""
+    """Arrow schema of one day's file. Only money may be null: the price is unknown."""
     import pyarrow as pa
 
     types: dict[str, pa.DataType] = dict.fromkeys(COLUMNS, pa.string())
-    types |= dict.fromkeys(_COUNTS, pa.int64())
+    types |= dict.fromkeys(COUNTS, pa.int64())
+    types |= dict.fromkeys(MONEY, pa.decimal128(18, 9))
     types |= {
         "iteration": pa.int32(),
         "attempt": pa.int32(),
-        "cost_usd": pa.decimal128(18, 9),
         "estimated": pa.bool_(),
         "occurred_at": pa.timestamp("us", tz="UTC"),
     }
-    fields = [pa.field(name, types[name], nullable=name == "cost_usd") for name in COLUMNS]
+    fields = [pa.field(name, types[name], nullable=name in MONEY) for name in COLUMNS]
     return pa.schema(fields, metadata={"maestro.usage.version": str(VERSION)})

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from pathlib import Path
@@ -26,7 +26,7 @@ FIELDS = tuple(field.name for field in fields(UsageEvent))
 _VALUES = attrgetter(*FIELDS)
 _ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` would make a new one each time
 _KNOWN = frozenset(FIELDS)
-_REQUIRED = _KNOWN - {"estimated"}
+_REQUIRED = frozenset(field.name for field in fields(UsageEvent) if field.default is MISSING)
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 

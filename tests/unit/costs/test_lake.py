@@ -69,7 +69,7 @@ def test_the_file_has_the_committed_schema_and_order_and_no_float(spool: Spool, 
     assert path is not None
     table = pq.ParquetFile(path).read()
     assert table.schema.equals(usage_schema(), check_metadata=False)
-    assert table.schema.metadata[b"maestro.usage.version"] == b"1"
+    assert table.schema.metadata[b"maestro.usage.version"] == b"2"
     assert table.column_names == list(COLUMNS)
     assert not [field for field in table.schema if "float" in str(field.type) or "double" in str(field.type)]
     rows = table.select(["tenant", "occurred_at", "event_id"]).to_pylist()
