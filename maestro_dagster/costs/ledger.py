@@ -26,7 +26,19 @@ class CallUsage(Protocol):
     @property
     def tokens_cached(self) -> int: ...
     @property
+    def tokens_cache_write(self) -> int: ...
+    @property
+    def tokens_reasoning(self) -> int: ...
+    @property
     def cost_nano(self) -> int | None: ...
+    @property
+    def nano_in(self) -> int | None: ...
+    @property
+    def nano_out(self) -> int | None: ...
+    @property
+    def nano_cached(self) -> int | None: ...
+    @property
+    def nano_cache_write(self) -> int | None: ...
     @property
     def price(self) -> str: ...
     @property
@@ -123,7 +135,13 @@ class SpoolLedger:
                 tokens_in=usage.tokens_in,
                 tokens_out=usage.tokens_out,
                 tokens_cached=usage.tokens_cached,
+                tokens_cache_write=usage.tokens_cache_write,
+                tokens_reasoning=usage.tokens_reasoning,
                 cost_nano=usage.cost_nano,
+                nano_in=usage.nano_in,
+                nano_out=usage.nano_out,
+                nano_cached=usage.nano_cached,
+                nano_cache_write=usage.nano_cache_write,
                 price=usage.price or event.price,
                 estimated=usage.estimated,
             )

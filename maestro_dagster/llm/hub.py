@@ -109,7 +109,7 @@ class Hub:
         except asyncio.CancelledError:
             await asyncio.shield(ledger.settle(call_id, None, "cancelled"))
             raise
-        usage = price_usage(raw.usage, model.price)
+        usage = model.price.price_usage(raw.usage)
         problem = check_text(raw.text)
         await asyncio.shield(ledger.settle(call_id, usage, problem and "model-degenerate"))
         if problem:
@@ -191,13 +191,6 @@ class Hub:
             remedy=suggest_names(name, self._models) + "add it to resources/models.yaml",
             code="model-unknown",
         )
-
-
-def price_usage(usage: ModelUsage, price: TokenPrice) -> ModelUsage:
-    cost = price.cost_nano(
-        usage.tokens_in, usage.tokens_out, cached=usage.tokens_cached, cache_write=usage.tokens_cache_write
-    )
-    return replace(usage, cost_nano=cost, price=price.name)
 
 
 def _degenerate(model: Model, problem: str) -> ModelError:

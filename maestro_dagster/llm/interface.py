@@ -28,6 +28,8 @@ class ModelUsage:
     """Tokens as the provider counted them; `cost_nano` is 10^-9 USD, None when no price is known.
 
     `tokens_in` includes the cached ones and those written to a cache, `tokens_out` the reasoning ones.
+    `nano_*` are the parts of the cost by kind of token and add up to it; None where there was no such token,
+    or no price.
     """
 
     tokens_in: int
@@ -38,6 +40,10 @@ class ModelUsage:
     tokens_cache_write: int = 0
     price: str = ""  # which price list said so: "models@2026-01-01#gpt-4o"
     estimated: bool = False  # the provider sent no usage: counted here, from the text
+    nano_in: int | None = None  # of the prompt tokens that were neither cached nor written to a cache
+    nano_out: int | None = None
+    nano_cached: int | None = None
+    nano_cache_write: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

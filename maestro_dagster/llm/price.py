@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
-from maestro_dagster.manifest.price import round_cost
+from maestro_dagster.llm.interface import ModelUsage
+from maestro_dagster.manifest.price import round_cost, round_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,14 +16,24 @@ class TokenRates:
     output: int | None = None
     cached: int | None = None
     cache_write: int | None = None
+    reasoning: int | None = None
+
+    def over(self, below: TokenRates) -> TokenRates:
+        """These rates, and those of `below` where these say nothing."""
+        return TokenRates(
+            *(
+                getattr(below if getattr(self, kind) is None else self, kind)
+                for kind in (field.name for field in fields(TokenRates))
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPrice:
     """`tiers` are (n, rates): with more than n prompt tokens these rates hold for the whole call.
 
-    Cached tokens and cache writes without a price of their own cost what input costs. `name` says
-    which list and which model; `free` must have been said, no price is not free.
+    Cached tokens and cache writes without a price of their own cost what input costs, reasoning tokens what
+    output costs. `name` says which list and which model; `free` must have been said, no price is not free.
     """
 
     name: str
@@ -30,33 +41,52 @@ class TokenPrice:
     tiers: tuple[tuple[int, TokenRates], ...] = ()
     free: bool = False
 
+    @property
+    def known(self) -> bool:
+        """Whether this says a price at all."""
+        return self.free or self.rates != TokenRates() or bool(self.tiers)
+
     def cost_atto(
-        self, tokens_in: int, tokens_out: int, *, cached: int = 0, cache_write: int = 0
+        self, tokens_in: int, tokens_out: int, *, cached: int = 0, cache_write: int = 0, reasoning: int = 0
     ) -> int | None:
-        """Atto-USD, exact; None when a needed price is unknown. `tokens_in` includes cached and written."""
-        if self.free:
-            return 0
-        rates = self._rates(tokens_in)
-        total = 0
-        for tokens, rate in (
-            (max(0, tokens_in - cached - cache_write), rates.input),
-            (cached, rates.input if rates.cached is None else rates.cached),
-            (cache_write, rates.input if rates.cache_write is None else rates.cache_write),
-            (tokens_out, rates.output),
-        ):
-            if tokens and rate is None:
-                return None
-            total += tokens * (rate or 0)
-        return total
+        """Atto-USD, exact; None when a needed price is unknown.
+
+        `tokens_in` includes the cached and written ones, `tokens_out` those of reasoning.
+        """
+        parts = self._parts(tokens_in, tokens_out, cached, cache_write, reasoning)
+        return None if parts is None else sum(parts)
 
     def cost_nano(
-        self, tokens_in: int, tokens_out: int, *, cached: int = 0, cache_write: int = 0
+        self, tokens_in: int, tokens_out: int, *, cached: int = 0, cache_write: int = 0, reasoning: int = 0
     ) -> int | None:
-        atto = self.cost_atto(tokens_in, tokens_out, cached=cached, cache_write=cache_write)
+        atto = self.cost_atto(
+            tokens_in, tokens_out, cached=cached, cache_write=cache_write, reasoning=reasoning
+        )
         return None if atto is None else round_cost(atto)
 
+    def price_usage(self, usage: ModelUsage) -> ModelUsage:
+        """The usage with its cost, the parts of the cost and the name of this price."""
+        cached, written = usage.tokens_cached, usage.tokens_cache_write
+        parts = self._parts(usage.tokens_in, usage.tokens_out, cached, written, usage.tokens_reasoning)
+        if parts is None:
+            return replace(usage, cost_nano=None, price=self.name)
+        counts = (max(0, usage.tokens_in - cached - written), cached, written, usage.tokens_out)
+        rounded = round_parts(parts)
+        fresh, read, write, out = (
+            nano if tokens else None for nano, tokens in zip(rounded, counts, strict=True)
+        )
+        return replace(
+            usage,
+            cost_nano=sum(rounded),
+            price=self.name,
+            nano_in=fresh,
+            nano_cached=read,
+            nano_cache_write=write,
+            nano_out=out,
+        )
+
     def reserve_nano(self, tokens_in: int, tokens_out: int) -> int | None:
-        """The most that such a call can cost, however its prompt tokens turn out to be counted."""
+        """The most that such a call can cost, however its tokens turn out to be counted."""
         if self.free:
             return 0
         all_rates = [
@@ -68,17 +98,34 @@ class TokenPrice:
             if rates.input is None or rates.output is None:
                 return None
             dearest = max(rates.input, rates.cached or 0, rates.cache_write or 0)
-            costs.append(tokens_in * dearest + tokens_out * rates.output)
+            costs.append(tokens_in * dearest + tokens_out * max(rates.output, rates.reasoning or 0))
         return round_cost(max(costs))
+
+    def _parts(
+        self, tokens_in: int, tokens_out: int, cached: int, cache_write: int, reasoning: int
+    ) -> tuple[int, int, int, int] | None:
+        """Atto-USD of (other input, cached input, written input, output); None when a price is missing."""
+        if self.free:
+            return 0, 0, 0, 0
+        rates = self._rates(tokens_in)
+        costs: list[int] = []
+        for tokens, own, instead in (
+            (max(0, tokens_in - cached - cache_write), rates.input, None),
+            (cached, rates.cached, rates.input),
+            (cache_write, rates.cache_write, rates.input),
+            (max(0, tokens_out - reasoning), rates.output, None),
+            (reasoning, rates.reasoning, rates.output),
+        ):
+            rate = instead if own is None else own
+            if tokens and rate is None:
+                return None
+            costs.append(tokens * (rate or 0))
+        fresh, read, written, said, thought = costs
+        return fresh, read, written, said + thought
 
     def _rates(self, tokens_in: int) -> TokenRates:
         rates = self.rates
         for limit, tier in self.tiers:  # ascending
             if tokens_in > limit:
-                rates = TokenRates(
-                    input=rates.input if tier.input is None else tier.input,
-                    output=rates.output if tier.output is None else tier.output,
-                    cached=rates.cached if tier.cached is None else tier.cached,
-                    cache_write=rates.cache_write if tier.cache_write is None else tier.cache_write,
-                )
+                rates = tier.over(rates)
         return rates

@@ -20,7 +20,13 @@ class Usage:
     tokens_in: int = 10
     tokens_out: int = 5
     tokens_cached: int = 0
+    tokens_cache_write: int = 0
+    tokens_reasoning: int = 0
     cost_nano: int | None = 40
+    nano_in: int | None = None
+    nano_out: int | None = None
+    nano_cached: int | None = None
+    nano_cache_write: int | None = None
     price: str = "list#m"
     estimated: bool = False
 
