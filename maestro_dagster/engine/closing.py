@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from maestro_dagster.costs.interface import UsageEvent
+from maestro_dagster.costs.lineage import write_lineage
 from maestro_dagster.costs.report import cost_report
+from maestro_dagster.engine.lineage import run_lineage
 from maestro_dagster.engine.objective import measure_objectives
 from maestro_dagster.engine.redaction import hide_context, learn_secrets
 from maestro_dagster.engine.row import FINAL, RunRow, StepRow, dump
@@ -49,7 +51,8 @@ def close_run(services: Services, run_id: str) -> Path:
         if run.status not in FINAL:
             _finish(services, run)
             run = services.journal.run(run_id)
-        data = _build(services, run)
+        steps = services.journal.steps(run_id)
+        data = _build(services, run, steps)
         digest = digest_bytes(data)
         if run.evidence_digest not in {None, digest}:
             raise EvidenceError(
@@ -58,6 +61,8 @@ def close_run(services: Services, run_id: str) -> Path:
                 remedy="restore it from a backup; it was signed with another key or by another release",
                 code="evidence-lost",
             )
+        if run.evidence_digest is None:  # else its usage may have left the spool already
+            _write_lineage(services, run, steps)
         _write(path, data)
         services.journal.store_evidence(run_id, str(path), digest)
         services.journal.shrink_log()
@@ -163,7 +168,13 @@ def _final_status(
     return "succeeded", None
 
 
-def _build(services: Services, run: RunRow) -> bytes:
+def _write_lineage(services: Services, run: RunRow, steps: Sequence[StepRow]) -> None:
+    """What each step made and cost, durable before anything may take the run's usage out of the spool."""
+    records = run_lineage(services, run, steps, services.spool.read_run(run.run_id))
+    write_lineage(services.spool.folder, run.run_id, records)
+
+
+def _build(services: Services, run: RunRow, steps: Sequence[StepRow]) -> bytes:
     """The bundle of an ended run, from what the journal keeps: the same bytes whenever it is built."""
     if services.signer is None:
         raise no_key(services, run.run_id)
@@ -171,7 +182,7 @@ def _build(services: Services, run: RunRow) -> bytes:
     if stored is None:
         raise JournalError("the run ended without a record", place=f"run {run.run_id}", code="run-incomplete")
     record = json.loads(stored)
-    rows = {row.step: row for row in services.journal.steps(run.run_id) if row.iteration < 0}
+    rows = {row.step: row for row in steps if row.iteration < 0}
     ordered = [rows[step] for step in record["order"]]
     claims = tuple(row.claim for row in ordered if row.claim is not None)
     flow = services.journal.flow_bytes(run.flow_digest)
