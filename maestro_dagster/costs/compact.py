@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maestro_dagster.costs.interface import UsageEvent
-from maestro_dagster.costs.lake import Lake, parse_day
+from maestro_dagster.costs.lake import Lake
 from maestro_dagster.costs.spool import Spool, read_file, resolve_events
+from maestro_dagster.costs.table import in_period, parse_day
 
 if TYPE_CHECKING:
     import polars as pl
@@ -55,24 +56,25 @@ def compact_day(spool: Spool | Path, lake: Lake, day: str, closed: Closed) -> Co
     `closed` says of a run id whether its run has ended for good. Running it again changes nothing.
     Raises CostError (`spool-corrupt`, `disk-full`, `lake-verify`, ...) and then publishes nothing.
     """
-    from maestro_dagster.costs.frame import frame_events, merge_frames, sum_frame
+    from maestro_dagster.costs.frame import frame_events, frame_of, merge_frames, sum_frame, table_of
 
     spool = spool if isinstance(spool, Spool) else Spool(spool)
     parse_day(day)
-    with lake.lock_day(day):
+    with lake.usage.lock_day(day):
         events, waiting = _collect(spool, day, closed)
-        old = lake.read_day(day)
+        stored = lake.usage.read_day(day)
+        old = frame_of(stored) if stored is not None else None
         new = frame_events(events)
         merged = merge_frames([frame for frame in (old, new) if frame is not None])
         unchanged = old is not None and merged.equals(old.select(merged.columns), null_equal=True)
-        manifest = lake.manifest(day) if unchanged else None
+        manifest = lake.usage.manifest(day) if unchanged else None
         if manifest is None:
-            manifest = lake.write_day(day, merged)
-    lake.verify_day(day)
-    published = lake.read_day(day)
+            manifest = lake.usage.write_day(day, table_of(merged))
+    lake.usage.verify_day(day)
+    published = lake.usage.read_day(day)
     in_lake = 0
     if published is not None:
-        in_lake, _ = sum_frame(published.join(new.select("event_id"), on="event_id", how="semi"))
+        in_lake, _ = sum_frame(frame_of(published).join(new.select("event_id"), on="event_id", how="semi"))
     settled = _settled_costs(old, (event.event_id for event in events if event.phase == "intent"))
     return CompactionReport(
         day=day,
@@ -117,13 +119,9 @@ def read_usage(
     """Events of spool and lake together, each once, by time."""
     groups = (events for _, _, events in spool.read_runs()) if run_id is None else (spool.read_run(run_id),)
     fresh = [
-        event
-        for events in groups
-        for event in events
-        if (since is None or event.occurred_at[:10] >= since)
-        and (until is None or event.occurred_at[:10] <= until)
+        event for events in groups for event in events if in_period(event.occurred_at[:10], since, until)
     ]
-    stored = lake.read_events(run_id=run_id, since=since, until=until) if lake.days() else []
+    stored = lake.read_events(run_id=run_id, since=since, until=until) if lake.usage.days() else []
     return sorted(resolve_events([*stored, *fresh]), key=lambda event: (event.occurred_at, event.event_id))
 
 
@@ -163,8 +161,10 @@ def _published(lake: Lake, events: Iterable[UsageEvent], days: dict[str, Stored]
 
 
 def _read_stored(lake: Lake, day: str) -> Stored:
-    frame = lake.read_day(day)
-    rows = () if frame is None else frame.select("event_id", "phase", "cost_nano").iter_rows()
+    from maestro_dagster.costs.frame import frame_of
+
+    table = lake.usage.read_day(day)
+    rows = () if table is None else frame_of(table).select("event_id", "phase", "cost_nano").iter_rows()
     return {event_id: (phase, cost) for event_id, phase, cost in rows}
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
 UsageKind = Literal["llm", "compute", "memory", "network", "storage"]
 UsagePhase = Literal["intent", "settled"]
@@ -54,3 +56,29 @@ class UsageEvent:
     nano_out: int | None = None
     nano_cached: int | None = None
     nano_cache_write: int | None = None
+
+
+class UsageWriter(Protocol):
+    """Appends the usage of one run."""
+
+    def append(self, events: Sequence[UsageEvent], *, durable: bool = True) -> None:
+        """Writes all or none; what was acknowledged survives a crash. Raises CostError."""
+
+    def close(self) -> None: ...
+
+
+class UsageSpool(Protocol):
+    """Where events wait until a compactor has published their day."""
+
+    def open_run(self, run_id: str) -> UsageWriter: ...
+
+    def runs(self) -> tuple[str, ...]:
+        """Runs that still have events here."""
+
+    def files(self, run_id: str | None = None) -> tuple[tuple[str, Path], ...]:
+        """(run_id, file), in the order in which duplicates are decided."""
+
+    def read_run(self, run_id: str) -> list[UsageEvent]:
+        """Each event once: the first settlement, else the first intent."""
+
+    def read_runs(self) -> Iterator[tuple[str, list[Path], list[UsageEvent]]]: ...

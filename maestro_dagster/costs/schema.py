@@ -5,6 +5,7 @@ Version 1: up to `occurred_at`. Version 2: the rest.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ MONEY = {  # column of the lake, DECIMAL(18,9) USD -> field of an event and of a
     "usd_cached": "nano_cached",
     "usd_cache_write": "nano_cache_write",
 }
+_EARLIER = {"project": "default", "retention_tier": "standard-365d"}
 
 
 def usage_schema() -> pa.Schema:
@@ -47,3 +49,16 @@ def usage_schema() -> pa.Schema:
     }
     fields = [pa.field(name, types[name], nullable=name in MONEY) for name in COLUMNS]
     return pa.schema(fields, metadata={"maestro.usage.version": str(VERSION)})
+
+
+def complete_usage(table: pa.Table, columns: Sequence[str] | None = None) -> pa.Table:
+    """Gives what was read of an older file the columns that came later, at what they meant then."""
+    import pyarrow as pa
+
+    schema = usage_schema()
+    lacking = [name for name in columns or COLUMNS if name not in table.column_names and name in COLUMNS]
+    for name in lacking:
+        item = schema.field(name)
+        empty = None if item.nullable else _EARLIER.get(name, "" if item.type == pa.string() else 0)
+        table = table.append_column(item, pa.repeat(pa.scalar(empty, item.type), table.num_rows))
+    return table.select(list(columns or COLUMNS)) if lacking else table

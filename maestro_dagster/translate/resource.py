@@ -113,7 +113,7 @@ class ModelHubResource(_ProjectResource):
 
 
 class LakeResource(_ProjectResource):
-    """The usage lake. `folder` overrides where it is."""
+    """The usage lake and the spool that it is made from. `folder`: a path or URL of another lake."""
 
     folder: str | None = None
 
@@ -129,18 +129,18 @@ class LakeResource(_ProjectResource):
         """Publishes a day (YYYY-MM-DD) with what the spool has of it. Raises CostError."""
         from maestro_dagster.costs.compact import compact_day
 
-        return compact_day(self._spool(), self.open(), day, self._has_ended)
+        return compact_day(self.spool(), self.open(), day, self.has_ended)
 
     def waiting_days(self) -> tuple[str, ...]:
         """Days that the spool still has usage of, ascending."""
         from maestro_dagster.costs.compact import spool_days
 
-        return spool_days(self._spool())
+        return spool_days(self.spool())
 
-    def _spool(self) -> Spool:
+    def spool(self) -> Spool:
         return self.open_runtime().engine.services.spool
 
-    def _has_ended(self, run_id: str) -> bool:
+    def has_ended(self, run_id: str) -> bool:
         """A run whose evidence is written uses nothing more; an unknown one may still be anybody's."""
         from maestro_dagster.errors import JournalError
 

@@ -21,10 +21,10 @@ class LakeOfTest(LakeResource):
 
     spool_folder: str
 
-    def _spool(self) -> Spool:
+    def spool(self) -> Spool:
         return Spool(Path(self.spool_folder))
 
-    def _has_ended(self, run_id: str) -> bool:
+    def has_ended(self, run_id: str) -> bool:
         return run_id != "alive"
 
 
