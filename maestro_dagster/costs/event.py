@@ -5,14 +5,21 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from maestro_dagster.costs.interface import UsageEvent, UsageKind, UsagePhase
 from maestro_dagster.costs.rate import RateCard
 
+DEFAULT_RETENTION_TIER = "standard-365d"  # of flows that name none
+
 
 @dataclass(frozen=True, slots=True)
 class UsageScope:
-    """The attempt that usage is attributed to. `iteration` is -1 outside control/map."""
+    """The attempt that usage is attributed to. `iteration` is -1 outside control/map.
+
+    `retention_tier` is the flow's. `subject` is the surrogate of the person who asked for the run, never a
+    name: empty where nobody is known.
+    """
 
     tenant: str
     run_id: str
@@ -21,6 +28,9 @@ class UsageScope:
     attempt: int
     env: str = "dev"
     iteration: int = -1
+    project: str = "default"
+    retention_tier: str = DEFAULT_RETENTION_TIER
+    subject: str = ""
 
     def make_event(
         self,
@@ -34,6 +44,7 @@ class UsageScope:
         tokens_out: int = 0,
         tokens_cached: int = 0,
         cpu_ms: int = 0,
+        memory_kb_ms: int = 0,
         bytes_in: int = 0,
         bytes_out: int = 0,
         wall_ms: int = 0,
@@ -60,6 +71,7 @@ class UsageScope:
             tokens_out=tokens_out,
             tokens_cached=tokens_cached,
             cpu_ms=cpu_ms,
+            memory_kb_ms=memory_kb_ms,
             bytes_in=bytes_in,
             bytes_out=bytes_out,
             wall_ms=wall_ms,
@@ -68,11 +80,15 @@ class UsageScope:
             outcome=outcome,
             occurred_at=occurred_at or format_time(),
             estimated=estimated,
+            project=self.project,
+            retention_tier=self.retention_tier,
+            subject=self.subject,
         )
 
-    def event_id(self, kind: UsageKind) -> str:
+    def event_id(self, kind: UsageKind, direction: str = "") -> str:
         """The same for the same attempt, so writing it again after a crash counts once."""
-        return f"{self.run_id}/{self.step}/{self.iteration}/{self.attempt}/{kind}"
+        name = f"{self.run_id}/{self.step}/{self.iteration}/{self.attempt}/{kind}"
+        return f"{name}/{direction}" if direction else name
 
 
 def price_attempt(
@@ -82,57 +98,41 @@ def price_attempt(
     started_at: float,
     cpu_ms: int,
     wall_ms: int,
+    memory_kb_ms: int = 0,
     bytes_in: int = 0,
     bytes_out: int = 0,
     bytes_stored: int = 0,
     outcome: str = "ok",
 ) -> list[UsageEvent]:
-    """What an attempt used apart from model calls: compute always, network and storage when there was any.
+    """What an attempt used apart from model calls: compute always, the rest when there was any.
 
-    `started_at` is seconds since the epoch; outcome is `ok`, `failed` or `cancelled`.
+    Each event has one quantity and one price, so that one explains the other: the network has an event for
+    each direction. `started_at` is seconds since the epoch; outcome is `ok`, `failed` or `cancelled`.
     """
     when = format_time(started_at)
     day = when[:10]
-    nano, price = rates.price_compute(cpu_ms, day)
-    events = [
-        scope.make_event(
-            "compute",
-            event_id=scope.event_id("compute"),
-            cpu_ms=cpu_ms,
-            wall_ms=wall_ms,
-            cost_nano=nano,
-            price=price,
+
+    def make(kind: UsageKind, priced: tuple[int | None, str], direction: str = "", **used: Any) -> UsageEvent:
+        return scope.make_event(
+            kind,
+            event_id=scope.event_id(kind, direction),
+            cost_nano=priced[0],
+            price=priced[1],
             outcome=outcome,
             occurred_at=when,
+            **used,
         )
-    ]
-    if bytes_in or bytes_out:
-        nano, price = rates.price_network(bytes_in, bytes_out, day)
-        events.append(
-            scope.make_event(
-                "network",
-                event_id=scope.event_id("network"),
-                bytes_in=bytes_in,
-                bytes_out=bytes_out,
-                cost_nano=nano,
-                price=price,
-                outcome=outcome,
-                occurred_at=when,
-            )
-        )
+
+    compute = rates.price_compute(cpu_ms, day, wall_ms=wall_ms)
+    events = [make("compute", compute, cpu_ms=cpu_ms, wall_ms=wall_ms)]
+    if memory_kb_ms:
+        events.append(make("memory", rates.price_memory(memory_kb_ms, day), memory_kb_ms=memory_kb_ms))
+    if bytes_in:
+        events.append(make("network", rates.price_network(bytes_in, 0, day), "in", bytes_in=bytes_in))
+    if bytes_out:
+        events.append(make("network", rates.price_network(0, bytes_out, day), "out", bytes_out=bytes_out))
     if bytes_stored:
-        nano, price = rates.price_storage(bytes_stored, day)
-        events.append(
-            scope.make_event(
-                "storage",
-                event_id=scope.event_id("storage"),
-                bytes_out=bytes_stored,
-                cost_nano=nano,
-                price=price,
-                outcome=outcome,
-                occurred_at=when,
-            )
-        )
+        events.append(make("storage", rates.price_storage(bytes_stored, day), bytes_out=bytes_stored))
     return events
 
 

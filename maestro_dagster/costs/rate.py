@@ -11,13 +11,14 @@ from typing import Any
 
 from maestro_dagster.errors import CostError
 from maestro_dagster.manifest.plain_yaml import load_plain_yaml
-from maestro_dagster.manifest.price import parse_price, round_cost
+from maestro_dagster.manifest.price import format_atto, parse_price, round_cost
 
 BYTES_PER_GB = 10**9
 # unit -> how many of the smallest countable parts one unit has: prices are kept per part, exactly.
 UNITS: Mapping[str, int] = {
     "cpu_second": 1_000,  # milliseconds
-    "gb_second": BYTES_PER_GB * 1_000,  # byte-milliseconds
+    "wall_second": 1_000,
+    "gb_second": BYTES_PER_GB,  # kilobyte-milliseconds, which are byte-seconds
     "gb_written": BYTES_PER_GB,
     "network_gb_in": BYTES_PER_GB,
     "network_gb_out": BYTES_PER_GB,
@@ -70,19 +71,41 @@ class RateCard:
             raise _invalid("entries stand in the order of `valid_from`, each date once", place)
         return cls(tuple(entries), name)
 
-    def price_compute(self, cpu_ms: int, when: str) -> tuple[int | None, str]:
-        """CPU milliseconds on a day. `when` starts with YYYY-MM-DD."""
-        return self._price((("cpu_second", cpu_ms),), when)
+    def price_compute(self, cpu_ms: int, when: str, *, wall_ms: int = 0) -> tuple[int | None, str]:
+        """Milliseconds on a day; `when` starts with YYYY-MM-DD.
+
+        Wall time costs something only where the card has a line for it: a machine is paid by what it
+        computes or by how long it is held.
+        """
+        entry = self._entry(when)
+        held = (("wall_second", wall_ms),) if entry is not None and "wall_second" in entry.atto else ()
+        return self._price((("cpu_second", cpu_ms), *held), when)
 
     def price_network(self, bytes_in: int, bytes_out: int, when: str) -> tuple[int | None, str]:
-        return self._price((("network_gb_in", bytes_in), ("network_gb_out", bytes_out)), when)
+        """Bytes in, out or both; the name of the price has the directions that were used."""
+        both = (("network_gb_in", bytes_in), ("network_gb_out", bytes_out))
+        return self._price(tuple(each for each in both if each[1]) or both, when)
 
     def price_storage(self, bytes_written: int, when: str) -> tuple[int | None, str]:
         return self._price((("gb_written", bytes_written),), when)
 
-    def price_memory(self, byte_ms: int, when: str) -> tuple[int | None, str]:
-        """Bytes held times milliseconds."""
-        return self._price((("gb_second", byte_ms),), when)
+    def price_memory(self, kb_ms: int, when: str) -> tuple[int | None, str]:
+        """1000 bytes held for a millisecond, which is one byte for a second."""
+        return self._price((("gb_second", kb_ms),), when)
+
+    def missing_units(self, when: str) -> tuple[str, ...]:
+        """Units without a price on that day, of those that usage needs one for."""
+        entry = self._entry(when)
+        needed = (unit for unit in UNITS if unit != "wall_second")
+        return tuple(unit for unit in needed if entry is None or unit not in entry.atto)
+
+    def prices(self) -> list[dict[str, str | None]]:
+        """`[{"valid_from", "unit", "usd"}]` in the order of the card; `usd` "0" where it says free."""
+        return [
+            {"valid_from": entry.valid_from, "unit": unit, "usd": format_atto(atto)}
+            for entry in self._entries
+            for unit, atto in entry.atto.items()
+        ]
 
     def _price(self, quantities: tuple[tuple[str, int], ...], when: str) -> tuple[int | None, str]:
         entry = self._entry(when)

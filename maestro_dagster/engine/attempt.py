@@ -51,6 +51,7 @@ class Trial:
 
     started_at: float
     cpu_ms: int = 0
+    memory_kb_ms: int = 0  # 1000 bytes for a millisecond
     wall_ms: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
@@ -105,6 +106,7 @@ class Attempt:
         finally:
             remove_folder(scratch)
         trial.cpu_ms = round(self._meter.cpu * 1000)
+        trial.memory_kb_ms = round(self._meter.memory)  # a byte-second is a kB-millisecond
         trial.wall_ms = round((time.monotonic() - began) * 1000)
         trial.bytes_in, trial.bytes_out = self._meter.bytes_in, self._meter.bytes_out
         return trial

@@ -34,6 +34,12 @@ def no_secret(name: str) -> str | None:
     return None
 
 
+def no_subject(actor: str) -> str:
+    """The default surrogate of a person: none, so that usage names nobody."""
+    del actor
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """How much at once and how long. Times are seconds, sizes bytes."""
@@ -56,8 +62,9 @@ class Services:
 
     `signer` is None when the project has no key that can be used: admission then raises `key_error`, or
     that there is none. `secrets` gives a secret's value or None; `redactor` hides those that this process
-    has met. `pins` are digests of the operator's files (policies, resources) by name; they go into the
-    evidence. `policy_document` is `policy.document.build_document`.
+    has met. `subject_of` gives the surrogate under which usage is written for a person. `pins` are digests
+    of the operator's files (policies, resources) by name; they go into the evidence. `policy_document`
+    is `policy.document.build_document`.
     """
 
     store: ArtifactStore
@@ -77,6 +84,8 @@ class Services:
     policy_document: Callable[..., Mapping[str, Any]]
     tenant: str = "default"
     env: str = "dev"
+    project_name: str = "default"  # that usage is attributed to, below the tenant
+    subject_of: Callable[[str], str] = no_subject
     secrets: Callable[[str], str | None] = no_secret
     redactor: Redactor = field(default_factory=Redactor)
     key_error: KeyMissingError | None = None

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 
 from maestro_dagster.artifacts.interface import TREE_MEDIA_TYPE, Artifact
 from maestro_dagster.costs.budget import BudgetCounter
-from maestro_dagster.costs.event import UsageScope, price_attempt
+from maestro_dagster.costs.event import DEFAULT_RETENTION_TIER, UsageScope, price_attempt
 from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.costs.ledger import SpoolLedger
 from maestro_dagster.costs.spool import SpoolWriter
@@ -62,6 +62,8 @@ class Trier:
         self._spent: dict[str, list[UsageEvent]] = defaultdict(list)
         self._writer: SpoolWriter | None = None
         self._budget = run_budget(run, flow)
+        self._retention_tier = flow.retention_tier or DEFAULT_RETENTION_TIER
+        self._subject = services.subject_of(run.actor) if run.actor else ""
         self._step_budgets: dict[str, BudgetCounter] = {}
         limits = services.limits
         self.log = RunLog(
@@ -147,6 +149,7 @@ class Trier:
             scope,
             started_at=trial.started_at,
             cpu_ms=trial.cpu_ms,
+            memory_kb_ms=trial.memory_kb_ms,
             wall_ms=trial.wall_ms,
             bytes_in=trial.bytes_in,
             bytes_out=trial.bytes_out,
@@ -169,6 +172,9 @@ class Trier:
             attempt=number,
             env=services.env,
             iteration=iteration,
+            project=services.project_name,
+            retention_tier=self._retention_tier,
+            subject=self._subject,
         )
 
     def _stored_size(self, assignment: Assignment, artifact: Artifact | None) -> int:

@@ -61,6 +61,7 @@ async def run_foreign(context: StepContext, call: ForeignCall) -> CagedResult:
         )
     )
     context.meter.add_cpu(result.cpu_seconds)
+    context.meter.add_memory(result.max_rss_bytes * result.wall_seconds)
     context.meter.add_network(result.network_in, result.network_out)
     for host in result.refused_hosts:
         context.log(f"refused: {host} is not declared, or a private address")

@@ -65,9 +65,14 @@ class ProjectView:
 
 
 class Meter(Protocol):
-    """Counts what the engine cannot see; CPU of the event loop and wall time are measured for you."""
+    """Counts what the engine cannot see: CPU and memory of other processes and threads, bytes on the wire.
+
+    CPU of the event loop, memory of this process and wall time are measured for you.
+    """
 
     def add_cpu(self, seconds: float) -> None: ...
+
+    def add_memory(self, byte_seconds: float) -> None: ...
 
     def add_network(self, bytes_in: int, bytes_out: int) -> None: ...
 

@@ -23,7 +23,7 @@ def test_the_shipped_card_prices_every_unit(repository: Path) -> None:
     assert rates.price_storage(10**9, "2026-03-01") == (23_000_000, "rates@2020-01-01#gb_written")
     assert rates.price_network(10**12, 0, "2026-03-01")[0] == 0
     assert rates.price_network(0, 10**9, "2026-03-01")[0] == 90_000_000
-    assert rates.price_memory(10**12, "2026-03-01")[0] == 1_400
+    assert rates.price_memory(10**9, "2026-03-01") == (1_400, "rates@2020-01-01#gb_second")
 
 
 def test_the_newest_entry_not_after_the_day_counts() -> None:

@@ -272,7 +272,7 @@ def test_costs_of_the_claims_sum_to_the_report(engine: Engine, perform: Perform,
     assert by_step["call"].cost_nano >= 2 * 4321
     assert by_step["call"].tokens == 60
     kinds = [event.kind for event in engine.services.spool.read_run("r1") if event.step == "burn"]
-    assert sorted(kinds) == ["compute", "network", "storage"]
+    assert sorted(kinds) == ["compute", "memory", "network", "network", "storage"]
     burned = next(e for e in engine.services.spool.read_run("r1") if (e.step, e.kind) == ("burn", "compute"))
     assert 30 <= burned.cpu_ms < 200
     assert verify(engine).ok

@@ -18,12 +18,16 @@ from maestro_dagster.steps.interface import Network, ProjectView, StepContext, S
 @dataclass
 class CountingMeter:
     cpu: float = 0.0
+    memory: float = 0.0
     bytes_in: int = 0
     bytes_out: int = 0
     lines: list[str] = field(default_factory=list)
 
     def add_cpu(self, seconds: float) -> None:
         self.cpu += seconds
+
+    def add_memory(self, byte_seconds: float) -> None:
+        self.memory += byte_seconds
 
     def add_network(self, bytes_in: int, bytes_out: int) -> None:
         self.bytes_in += bytes_in

@@ -20,10 +20,14 @@ from maestro_dagster.steps.interface import Network, ProjectView, StepContext, S
 @dataclass
 class CountingMeter:
     cpu: float = 0.0
+    memory: float = 0.0
     network: int = 0
 
     def add_cpu(self, seconds: float) -> None:
         self.cpu += seconds
+
+    def add_memory(self, byte_seconds: float) -> None:
+        self.memory += byte_seconds
 
     def add_network(self, bytes_in: int, bytes_out: int) -> None:
         self.network += bytes_in + bytes_out
