@@ -148,7 +148,8 @@ def draw_burn_down(burn: BurnDown, *, title: str, unknown: int = 0) -> str:
     rows: tuple[BurnDay, ...] = (*burn.passed, *burn.to_come)
     field = open_field((burn.first, burn.last), [burn.limit_nano, *(row.high_nano for row in rows)])
     passed = [(row.day, row.sum_nano) for row in burn.passed]
-    to_come = [*burn.passed[-1:], *burn.to_come] if burn.to_come else []
+    before = [row for row in burn.passed if row.day < burn.to_come[0].day] if burn.to_come else []
+    to_come = [*before[-1:], *burn.to_come]
     limit = field.y(burn.limit_nano)
     body = [
         draw_money_axis(field),

@@ -142,7 +142,7 @@ def draw_day_axis(field: Field) -> str:
                 x, TOP + HEIGHT + 16, date.fromordinal(day).isoformat(), ink="dim", anchor="middle", size=10
             )
         )
-    parts.append(draw_text(LEFT - 8, TOP + HEIGHT + 16, "day (UTC)", ink="dim", anchor="end", size=10))
+    parts.append(draw_text(12, TOP + HEIGHT + 16, "day (UTC)", ink="dim", size=10))
     return "".join(parts)
 
 
