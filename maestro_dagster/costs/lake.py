@@ -5,12 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from maestro_dagster.costs.artifact import (
+    ARTIFACT_INDEX,
+    ARTIFACT_LAYOUT,
+    ARTIFACT_ORDER,
+    ARTIFACTS,
+    INDEX_LAYOUT,
+    INDEX_ORDER,
+)
 from maestro_dagster.costs.folder import LocalFolder, RemoteFolder, open_folder
 from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.costs.schema import SORT, complete_usage
 from maestro_dagster.costs.table import LakeTable, in_period
 
 USAGE = "usage_daily"
+_OPTIONS: dict[str, dict[str, Any]] = {
+    USAGE: {"order": SORT, "complete": complete_usage},
+    ARTIFACTS: {"order": ARTIFACT_ORDER, "layout": ARTIFACT_LAYOUT},
+    ARTIFACT_INDEX: {"order": INDEX_ORDER, "layout": INDEX_LAYOUT},
+}
 
 
 class Lake:
@@ -32,8 +45,7 @@ class Lake:
 
     def table(self, name: str) -> LakeTable:
         if name not in self._tables:
-            usage = {"order": SORT, "complete": complete_usage} if name == USAGE else {}
-            self._tables[name] = LakeTable(self._folder.child(name), name, **usage)  # type: ignore[arg-type]
+            self._tables[name] = LakeTable(self._folder.child(name), name, **_OPTIONS.get(name, {}))
         return self._tables[name]
 
     def read_events(

@@ -55,8 +55,9 @@ class DayManifest:
 class LakeTable:
     """A table in a folder of the lake.
 
-    `order` sorts a day's rows (by default the columns that are neither money nor counts), and `complete`
-    gives a file of an older version the columns that it lacks.
+    `order` sorts a day's rows (by default the columns that are neither money nor counts), `complete` gives
+    a file of an older version the columns that it lacks, and `layout` is what pyarrow's `write_table` is
+    told beyond what all tables have.
     """
 
     def __init__(
@@ -66,11 +67,13 @@ class LakeTable:
         *,
         order: Sequence[str] = (),
         complete: Callable[[pa.Table, Sequence[str] | None], pa.Table] | None = None,
+        layout: Mapping[str, Any] | None = None,
     ) -> None:
         self.name = name
         self._folder = folder
         self._order = tuple(order)
         self._complete = complete
+        self._layout = dict(layout or {})
         self._held: dict[str, tuple[Lease | None, str | None]] = {}
 
     def days(self) -> tuple[str, ...]:
@@ -158,7 +161,9 @@ class LakeTable:
         if order and not _is_sorted(table, order):
             table = table.sort_by([(name, "ascending") for name in order])
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", data_page_version="2.0", write_page_checksum=True)
+        pq.write_table(
+            table, sink, compression="zstd", data_page_version="2.0", write_page_checksum=True, **self._layout
+        )
         return bytes(sink.getvalue().to_pybytes())
 
     def verify_day(self, day: str) -> DayManifest:
