@@ -9,6 +9,7 @@ from maestro_dagster.cli.lazy import LazyGroup, Row
 _CLI = "maestro_dagster.cli"
 TABLE = {
     "report": Row(f"{_CLI}.cost_report:command", "Show what a run cost, or all runs."),
+    "explain": Row(f"{_CLI}.cost_explain:command", "Show what an artifact or a run was paid for."),
     "export": Row(f"{_CLI}.cost_export:command", "Write the usage of a period to a file."),
 }
 

@@ -60,6 +60,7 @@ def _record(
         attempts=row.attempts,
         finished_at=_time(row.finished_at or run.finished_at or 0.0),
         tenant=services.tenant,
+        project=services.project_name,
         env=services.env,
         digest=artifact.digest if artifact else "",
         media_type=artifact.media_type if artifact else "",

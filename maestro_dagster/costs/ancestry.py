@@ -1,0 +1,296 @@
+"""Finding lineage: by digest or by run, fresh in the spool and in the lake, many at a time.
+
+Nothing is read that the question does not touch: a day's index tells the rows of a digest, the statistics
+of `run_id` the few rows of a run. Both are kept for the length of one question.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maestro_dagster.costs.artifact import ARTIFACT_INDEX, ARTIFACTS, key_of, list_records
+from maestro_dagster.costs.lineage import LineageRecord, RecordId, lineage_files, read_lineage
+from maestro_dagster.errors import CostError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from maestro_dagster.costs.lake import Lake
+    from maestro_dagster.costs.table import LakeTable
+
+_DIGEST = re.compile(rb'"digest":"(sha256:[0-9a-f]{64})"')
+Range = tuple[int, int]  # keys from, up to and including
+
+
+class Ancestry:
+    """The lineage in spool and lake together, for one question: what is published later is not seen."""
+
+    def __init__(self, spool_folder: Path, lake: Lake) -> None:
+        self._files = dict(lineage_files(spool_folder))
+        self._lake = lake
+        self._spooled: dict[str, dict[RecordId, LineageRecord]] = {}
+        self._mentioned: dict[str, set[str]] | None = None  # digest -> runs whose fresh lineage names it
+        self._days: dict[str, _Day] = {}
+        self._published: tuple[str, ...] | None = None
+
+    def days(self) -> tuple[str, ...]:
+        """Days of the lake, newest first."""
+        if self._published is None:
+            self._published = tuple(reversed(self._lake.table(ARTIFACTS).days()))
+        return self._published
+
+    def find_runs(self, wanted: Mapping[str, set[str]]) -> dict[RecordId, LineageRecord]:
+        """Records of runs, by the days on which to look (none: all days)."""
+        found: dict[RecordId, LineageRecord] = {}
+        by_day: dict[str, set[str]] = defaultdict(set)
+        for run_id, days in wanted.items():
+            fresh = self._fresh(run_id)
+            found |= fresh
+            for day in () if fresh else days or self.days():
+                by_day[day].add(run_id)
+        for day in sorted(by_day.keys() & set(self.days())):
+            for record in self._day(day).read_runs(by_day[day]):
+                found.setdefault(record.record_id, record)
+        return found
+
+    def find_digests(self, wanted: Mapping[str, str]) -> dict[str, LineageRecord]:
+        """Of each digest the newest making that ended before the time given (RFC 3339)."""
+        found: dict[str, LineageRecord] = {}
+
+        def note(record: LineageRecord) -> None:
+            before = found.get(record.digest)
+            if record.finished_at < wanted[record.digest] and (before is None or _age(record) > _age(before)):
+                found[record.digest] = record
+
+        for digest in wanted:
+            for record in self._fresh_makings(digest):
+                note(record)
+        for day in self.days():
+            left = [digest for digest in sorted(wanted) if digest not in found or found[digest].day <= day]
+            if not left:
+                break
+            keys = [(key_of(digest),) * 2 for digest in left if day <= wanted[digest][:10]]
+            for record in self._day(day).read_keys(keys) if keys else ():
+                if record.digest in wanted:
+                    note(record)
+        return found
+
+    def find_prefix(self, prefix: str) -> list[LineageRecord]:
+        """Every record whose digest begins so, newest first: makings, and those that took one over."""
+        name = prefix.removeprefix("sha256:")
+        whole = f"sha256:{name}"
+        low, high = key_of(name[:16]), int(name[:16].ljust(16, "f"), 16)
+        found: dict[RecordId, LineageRecord] = {}
+        for digest in sorted(self._digests()):
+            if digest.startswith(whole):
+                found |= {each.record_id: each for each in self._fresh_makings(digest)}
+        for day in self.days():
+            for record in self._day(day).read_keys([(low, high)]):
+                if record.digest.startswith(whole):
+                    found.setdefault(record.record_id, record)
+        return sorted(found.values(), key=_age, reverse=True)
+
+    def _fresh(self, run_id: str) -> dict[RecordId, LineageRecord]:
+        if run_id not in self._spooled:
+            path = self._files.get(run_id)
+            records = read_lineage(path) if path is not None else []
+            self._spooled[run_id] = {record.record_id: record for record in records}
+        return self._spooled[run_id]
+
+    def _fresh_makings(self, digest: str) -> list[LineageRecord]:
+        runs = self._digests().get(digest, ())
+        return [
+            each for run_id in sorted(runs) for each in self._fresh(run_id).values() if each.digest == digest
+        ]
+
+    def _digests(self) -> dict[str, set[str]]:
+        """Without parsing the lines: most of them have nothing to do with the question."""
+        if self._mentioned is None:
+            self._mentioned = defaultdict(set)
+            for run_id, path in self._files.items():
+                with contextlib.suppress(FileNotFoundError):  # compacted meanwhile
+                    for digest in _DIGEST.findall(path.read_bytes()):
+                        self._mentioned[digest.decode()].add(run_id)
+        return self._mentioned
+
+    def _day(self, day: str) -> _Day:
+        if day not in self._days:
+            self._days[day] = _Day(self._lake, day)
+        return self._days[day]
+
+
+@dataclass(slots=True)
+class _Opened:
+    """One file of the lake, held open: a compaction that replaces it meanwhile does not disturb."""
+
+    file: pq.ParquetFile
+    sha256: str
+    source: str
+    place: str
+
+    def read(self, groups: Iterable[int], columns: list[str] | None = None) -> Any:
+        with _damage(self.place):
+            return self.file.read_row_groups(list(groups), columns, use_threads=True)
+
+    def starts(self) -> list[int]:
+        """First row of each row group, and the number of all rows."""
+        metadata = self.file.metadata
+        sizes = (metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
+        return [0, *accumulate(sizes)]
+
+    def bounds(self, column: str) -> tuple[list[Any], list[Any]]:
+        """Least and greatest value of a column in each row group."""
+        metadata = self.file.metadata
+        with _damage(self.place):
+            place = self.file.schema_arrow.get_field_index(column)
+            found = [
+                metadata.row_group(number).column(place).statistics
+                for number in range(metadata.num_row_groups)
+            ]
+            return [each.min for each in found], [each.max for each in found]
+
+
+class _Day:
+    """A published day, opened when it is first asked."""
+
+    def __init__(self, lake: Lake, day: str) -> None:
+        self._lake = lake
+        self._day = day
+        self._rows: _Opened | None = None
+        self._index: _Index | None = None
+        self._bounds: tuple[list[str], list[str]] | None = None
+
+    def read_runs(self, runs: set[str]) -> list[LineageRecord]:
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        rows = self._open_rows()
+        if self._bounds is None:
+            self._bounds = rows.bounds("run_id")
+        least, most = self._bounds
+        groups: set[int] = set()
+        for run_id in runs:
+            groups.update(range(bisect_left(most, run_id), bisect_right(least, run_id)))
+        if not groups:
+            return []
+        table = rows.read(sorted(groups))
+        return list_records(table.filter(pc.is_in(table.column("run_id"), pa.array(sorted(runs)))))
+
+    def read_keys(self, ranges: list[Range]) -> list[LineageRecord]:
+        if self._index is None:
+            self._index = _Index(self._lake, self._day, self._open_rows())
+        found = self._index.find(ranges)
+        if not found:
+            return []
+        rows = self._open_rows()
+        starts = rows.starts()
+        places = [bisect_right(starts, row) - 1 for row in found]
+        groups = sorted(set(places))
+        shift, before = {}, 0  # from a row of the file to a row of what is read
+        for group in groups:
+            shift[group] = before - starts[group]
+            before += starts[group + 1] - starts[group]
+        table = rows.read(groups)
+        return list_records(
+            table.take([row + shift[place] for row, place in zip(found, places, strict=True)])
+        )
+
+    def _open_rows(self) -> _Opened:
+        if self._rows is None:
+            self._rows = _open(self._lake.table(ARTIFACTS), self._day)
+            if self._rows is None:
+                raise CostError(
+                    "a day of the lake was removed meanwhile", place=self._day, remedy="ask again"
+                )
+        return self._rows
+
+
+class _Index:
+    """Where the digests of a day are. Without an index that fits, the digests themselves are read."""
+
+    def __init__(self, lake: Lake, day: str, rows: _Opened) -> None:
+        opened = _open(lake.table(ARTIFACT_INDEX), day)
+        self._opened = opened if opened is not None and opened.source == rows.sha256 else None
+        self._parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        if self._opened is not None:
+            self._bounds = self._opened.bounds("key")
+        else:
+            self._parts[0] = _read_digests(rows)
+            keys = self._parts[0][0]
+            self._bounds = ([int(keys[0])], [int(keys[-1])]) if len(keys) else ([], [])
+
+    def find(self, ranges: Iterable[Range]) -> list[int]:
+        """Rows of the day whose key lies in one of the ranges, ascending."""
+        import numpy as np
+
+        least, most = self._bounds
+        found: set[int] = set()
+        for low, high in ranges:
+            for number in range(bisect_left(most, low), bisect_right(least, high)):
+                keys, rows = self._part(number)
+                first = int(np.searchsorted(keys, np.uint64(low), "left"))
+                last = int(np.searchsorted(keys, np.uint64(high), "right"))
+                found.update(rows[first:last].tolist())
+        return sorted(found)
+
+    def _part(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        if number not in self._parts:
+            assert self._opened is not None  # noqa: S101 - else there is only the part 0
+            table = self._opened.read([number])
+            self._parts[number] = table.column("key").to_numpy(), table.column("row").to_numpy()
+        return self._parts[number]
+
+
+def _read_digests(rows: _Opened) -> tuple[np.ndarray, np.ndarray]:
+    import numpy as np
+
+    digests = rows.read(range(rows.file.metadata.num_row_groups), ["digest"]).column("digest").to_pylist()
+    pairs = sorted((key_of(digest), row) for row, digest in enumerate(digests) if digest)
+    keys = np.array([key for key, _ in pairs], np.uint64)
+    return keys, np.array([row for _, row in pairs], np.uint32)
+
+
+def _open(table: LakeTable, day: str) -> _Opened | None:
+    import pyarrow.parquet as pq
+
+    while (manifest := table.manifest(day)) is not None:
+        folder = table.folder(day)
+        place = folder.place(manifest.file)
+        try:
+            with _damage(place):
+                file = pq.ParquetFile(folder.open(manifest.file), page_checksum_verification=True)
+        except CostError:
+            if table.manifest(day) == manifest:  # else it has just been replaced
+                raise
+            continue
+        return _Opened(file, manifest.sha256, manifest.source, place)
+    return None
+
+
+@contextlib.contextmanager
+def _damage(place: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, AttributeError) as error:
+        raise CostError(
+            f"a day's file cannot be read: {str(error)[:100]}",
+            place=place,
+            remedy="restore the day's folder from a backup, or remove it and compact the day again",
+            code="lake-damaged",
+        ) from error
+
+
+def _age(record: LineageRecord) -> tuple[str, bool, str, RecordId]:
+    """The newest day, there a making before a taking over, then the newest, then by name."""
+    return record.day, not record.reused, record.finished_at, record.record_id
