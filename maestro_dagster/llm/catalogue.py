@@ -11,13 +11,11 @@ from typing import Any, Literal
 
 from maestro_dagster.errors import CostError, ModelError
 from maestro_dagster.llm.interface import ModelRequest
-from maestro_dagster.llm.price import TokenPrice, TokenRates
+from maestro_dagster.llm.price import TokenPrice
+from maestro_dagster.llm.price_text import read_token_price
 from maestro_dagster.manifest.plain_yaml import load_plain_yaml
-from maestro_dagster.manifest.price import parse_price
 
 Via = Literal["builtin", "wire", "litellm"]
-TOKENS_PER_PRICE = 1_000_000
-_KINDS = ("input", "output", "cached", "cache_write")
 _KEYS = frozenset(
     {
         "name",
@@ -185,7 +183,7 @@ def _read_model(row: Any, prefix: str, place: str) -> Model:
             provider=provider,
             via=via,
             model=str(row.get("model", name)),
-            price=_read_price(row.get("price"), f"{prefix}#{name}", place),
+            price=read_token_price(row.get("price"), f"{prefix}#{name}", place),
             base_url=base_url,
             key=str(row.get("key", "")),
             context=int(row.get("context", 8192)),
@@ -194,44 +192,10 @@ def _read_model(row: Any, prefix: str, place: str) -> Model:
             p95_ms=None if row.get("p95_ms") is None else int(row["p95_ms"]),
             regions=tuple(str(region) for region in row.get("regions", ("*",))),
         )
+    except CostError as error:
+        raise _invalid(f"the price of {name!r}: {error.fact}", place) from None
     except (TypeError, ValueError) as error:
         raise _invalid(f"the model {name!r} cannot be read: {error}", place) from None
-
-
-def _read_price(value: Any, name: str, place: str) -> TokenPrice:
-    if value is None:
-        return TokenPrice(name)
-    if not isinstance(value, Mapping):
-        raise _invalid("a price is a map of token kinds, USD for a million tokens", place)
-    if dict(value) == {"free": True}:
-        return TokenPrice(name, free=True)
-    tiers = []
-    for tier in value.get("above", ()):
-        if not isinstance(tier, Mapping) or not isinstance(tier.get("tokens"), int):
-            raise _invalid("a tier of `above` has `tokens`, a whole number", place)
-        tiers.append((tier["tokens"], _read_rates(tier, {"tokens"}, place)))
-    return TokenPrice(
-        name, _read_rates(value, {"above"}, place), tuple(sorted(tiers, key=lambda tier: tier[0]))
-    )
-
-
-def _read_rates(value: Mapping[str, Any], besides: set[str], place: str) -> TokenRates:
-    unknown = value.keys() - besides - set(_KINDS)
-    if unknown:
-        raise _invalid(f"unknown token kind {min(unknown)!r}; there are {', '.join(_KINDS)}", place)
-    rates: dict[str, int] = {}
-    for kind in _KINDS:
-        if kind not in value:
-            continue
-        if not isinstance(value[kind], str):
-            raise _invalid("a price is a decimal string in quotes", place)
-        try:
-            rates[kind] = parse_price(value[kind], units=TOKENS_PER_PRICE, place=place)
-        except CostError as error:
-            raise _invalid(error.fact, place) from None
-        if rates[kind] == 0:
-            raise _invalid("a price of zero must be said: {free: true}", place)
-    return TokenRates(**rates)
 
 
 def _read_yaml(data: bytes, place: str) -> Any:

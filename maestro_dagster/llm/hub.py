@@ -22,7 +22,7 @@ from maestro_dagster.llm.catalogue import (
     suggest_names,
 )
 from maestro_dagster.llm.interface import CallLedger, ModelReply, ModelRequest, ModelUsage
-from maestro_dagster.llm.price import TokenPrice
+from maestro_dagster.llm.price_book import PriceBook
 from maestro_dagster.llm.reply import RawReply, check_text
 
 DEFAULT_MAX_TOKENS = 1024
@@ -36,25 +36,36 @@ def open_hub(
 
     `base_url` is an OpenAI-compatible endpoint that serves every model of provider `openai` and every
     name that the catalogue does not have. `secret` gives a key by its name; `timeout` is seconds a call.
+    Price snapshots stand in the folder `prices` beside the catalogue.
     Raises ModelError (`models-missing`, `models-invalid`).
     """
-    return Hub(read_catalogue(models_yaml), base_url or "", secret, timeout)
+    prices = PriceBook(models_yaml.parent / "prices")
+    return Hub(read_catalogue(models_yaml), base_url or "", secret, timeout, prices)
 
 
 class Hub:
-    """Implements ModelHub."""
+    """Implements ModelHub. A model's own price in the catalogue wins over the one in the price book."""
 
-    def __init__(self, models: tuple[Model, ...], base_url: str, secret: Secret, timeout: float) -> None:
+    def __init__(
+        self,
+        models: tuple[Model, ...],
+        base_url: str,
+        secret: Secret,
+        timeout: float,
+        prices: PriceBook | None = None,
+    ) -> None:
         if base_url:
             check_base_url(base_url)
         self._base_url = base_url.rstrip("/")
         self._models = tuple(self._place(model) for model in models)
         self._secret = secret
         self._timeout = timeout
+        self._prices = prices or PriceBook()
 
     @property
     def models(self) -> tuple[Model, ...]:
-        return self._models
+        """With the prices of today."""
+        return tuple(self._priced(model) for model in self._models)
 
     def estimate_nano(self, request: ModelRequest) -> int | None:
         return self._reserve(self.choose(request)[0], request)[0]
@@ -73,7 +84,7 @@ class Hub:
         """The model for the request, and notes. Raises ModelError (`model-unknown`, `model-route`, ...)."""
         if request.model is None:
             return choose_model(
-                self._models, request, self._usable, lambda model: self._reserve(model, request)[0]
+                self.models, request, self._usable, lambda model: self._reserve(model, request)[0]
             )
         model = self._find(request.model, request.provider)
         region = request.route.get("region") or request.region
@@ -169,28 +180,39 @@ class Hub:
             check_base_url(model.base_url)
         return model
 
+    def _priced(self, model: Model) -> Model:
+        if model.price.known:
+            return model
+        names = (f"{model.provider}/{model.model}", model.model, model.name)
+        price = self._prices.find(names, _today(), model.provider)
+        return replace(model, price=price) if price.known else model
+
     def _find(self, name: str, provider: str | None) -> Model:
         if provider == "builtin" or name in (BUILTIN.name, f"builtin/{BUILTIN.name}"):
             return BUILTIN
         wanted = None if provider in ANY_PROVIDER else provider
         for model in self._models:
             if model.name == name and wanted in (None, model.provider):
-                return model
+                return self._priced(model)
         known = price_map.find_model(name, wanted)
+        price = self._prices.find((known.name if known else name,), _today())
         if self._base_url:
-            price = known.price if known else TokenPrice(f"none#{name}")
             return Model(
                 name, wanted or "openai-compatible", "wire", name, price, base_url=self._base_url,
                 key="OPENAI_API_KEY", context=known.context if known else 8192,
                 max_output=known.max_output if known else 4096,
             )  # fmt: skip
         if known:
-            return known
+            return replace(known, price=price)
         raise ModelError(
             f"the model {name!r} is unknown",
             remedy=suggest_names(name, self._models) + "add it to resources/models.yaml",
             code="model-unknown",
         )
+
+
+def _today() -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime())
 
 
 def _degenerate(model: Model, problem: str) -> ModelError:

@@ -34,12 +34,14 @@ class TokenPrice:
 
     Cached tokens and cache writes without a price of their own cost what input costs, reasoning tokens what
     output costs. `name` says which list and which model; `free` must have been said, no price is not free.
+    `batch` is the price of calls that are made in a batch, which no step does today.
     """
 
     name: str
     rates: TokenRates = TokenRates()
     tiers: tuple[tuple[int, TokenRates], ...] = ()
     free: bool = False
+    batch: TokenPrice | None = None
 
     @property
     def known(self) -> bool:

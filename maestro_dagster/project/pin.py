@@ -13,6 +13,7 @@ _PINNED = (
     "policies/*/*.rego",
     "policies/*/data.json",
     "resources/*.yaml",
+    "resources/prices/*.json",
     "resources/*.py",
 )
 

@@ -51,8 +51,8 @@ def test_every_entry_of_the_price_list_is_read_to_the_last_digit(corpus: Path) -
             ("input_cost_per_token", price.rates.input),
             ("output_cost_per_token", price.rates.output),
         ):
-            value = Decimal(str(entry.get(field, 0)))
-            assert (rate or 0) == value * 10**18, (name, field)
+            if field in entry:
+                assert (rate or 0) == Decimal(str(entry[field])) * 10**18, (name, field)
             priced += bool(rate)
     assert priced > 50
 
