@@ -149,7 +149,7 @@ def _table(day: str, frame: _Frame) -> pa.Table:
         "occurred_at": pa.array(midnight + frame.moment).cast(pa.timestamp("us", tz="UTC")),
         "project": _names([f"project-{number}" for number in range(PROJECTS)], frame.flow % PROJECTS),
         "retention_tier": _names(TIERS, frame.flow % 3),
-        "subject": _names([f"subject-{number:03d}" for number in range(SUBJECTS)], frame.run % SUBJECTS),
+        "subject": _names([f"{number:032x}" for number in range(SUBJECTS)], frame.run % SUBJECTS),
     }  # fmt: skip
     return pa.Table.from_arrays([columns[name] for name in COLUMNS], schema=usage_schema())
 
