@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from maestro_dagster.costs.budget import BudgetCounter, reserve_all
+from maestro_dagster.costs.budget import StepBudget
 from maestro_dagster.costs.event import UsageScope
 from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.costs.spool import SpoolWriter
@@ -55,13 +54,13 @@ class _OpenCall:
 class SpoolLedger:
     """The ledger of one attempt of one step; implements the model room's CallLedger.
 
-    Budgets are shared between the attempts and steps that they bind: pass the same counters.
+    Without a `budget` nothing is reserved, only written down.
     """
 
-    def __init__(self, writer: SpoolWriter, scope: UsageScope, budgets: Sequence[BudgetCounter] = ()) -> None:
+    def __init__(self, writer: SpoolWriter, scope: UsageScope, budget: StepBudget | None = None) -> None:
         self._writer = writer
         self._scope = scope
-        self._budgets = tuple(budgets)
+        self._budget = budget
         self._open: dict[str, _OpenCall] = {}
         self.settled: list[UsageEvent] = []
 
@@ -82,8 +81,7 @@ class SpoolLedger:
         return sum(event.tokens_in + event.tokens_out for event in self.settled)
 
     def left_tokens(self) -> int | None:
-        left = [budget.left_tokens for budget in self._budgets]
-        return min((tokens for tokens in left if tokens is not None), default=None)
+        return self._budget.left_tokens() if self._budget is not None else None
 
     async def intend(
         self,
@@ -94,8 +92,6 @@ class SpoolLedger:
         reserved_tokens: int = 0,
         price: str = "",
     ) -> str:
-        place = f"run {self._scope.run_id}, step {self._scope.step}"
-        reserve_all(self._budgets, reserved_nano, reserved_tokens, place=place)
         intent = self._scope.make_event(
             "llm",
             event_id=uuid.uuid4().hex,
@@ -106,14 +102,27 @@ class SpoolLedger:
             price=price,
             outcome="open",
         )
+        entering = asyncio.ensure_future(asyncio.to_thread(self._enter, intent, reserved_tokens))
         try:
-            await asyncio.to_thread(self._writer.append, [intent])
-        except CostError:
-            for budget in self._budgets:
-                budget.add(-(reserved_nano or 0), -reserved_tokens)
+            await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            # The thread goes on all the same; a call that is never made must not hold its reserve.
+            if await _succeeded(entering):
+                self._open[intent.event_id] = _OpenCall(intent, reserved_tokens, time.monotonic())
+                await self.settle(intent.event_id, _NEVER_MADE, "cancelled")
             raise
         self._open[intent.event_id] = _OpenCall(intent, reserved_tokens, time.monotonic())
         return intent.event_id
+
+    def _enter(self, intent: UsageEvent, tokens: int) -> None:
+        if self._budget is not None:
+            self._budget.reserve(intent.event_id, intent.cost_nano, tokens, intent.occurred_at)
+        try:
+            self._writer.append([intent])
+        except CostError:
+            if self._budget is not None:
+                self._budget.release(intent.event_id)
+            raise
 
     async def settle(self, call_id: str, usage: CallUsage | None, error: str | None = None) -> None:
         """Without usage the reserve stands: nobody knows what an abandoned call cost, it may be all of it."""
@@ -145,13 +154,44 @@ class SpoolLedger:
                 price=usage.price or event.price,
                 estimated=usage.estimated,
             )
-        await asyncio.to_thread(self._writer.append, [event])
+        await asyncio.to_thread(self._leave, event, usage)
         del self._open[call_id]
         self.settled.append(event)
-        if usage is None:
+
+    def _leave(self, event: UsageEvent, usage: CallUsage | None) -> None:
+        self._writer.append([event])
+        if self._budget is None:
             return
-        reserved = call.intent.cost_nano or 0
+        if usage is None:
+            self._budget.keep(event.event_id)
+            return
+        reserved = self._open[event.event_id].intent.cost_nano or 0
         cost = reserved if usage.cost_nano is None else usage.cost_nano
         tokens = usage.tokens_in + usage.tokens_out
-        for budget in self._budgets:
-            budget.add(cost - reserved, tokens - call.reserved_tokens)
+        self._budget.settle(event.event_id, cost, tokens, unknown=int(usage.cost_nano is None))
+
+
+@dataclass(frozen=True, slots=True)
+class _Nothing:
+    """The usage of a call that was never made."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_cached: int = 0
+    tokens_cache_write: int = 0
+    tokens_reasoning: int = 0
+    cost_nano: int | None = 0
+    nano_in: int | None = None
+    nano_out: int | None = None
+    nano_cached: int | None = None
+    nano_cache_write: int | None = None
+    price: str = ""
+    estimated: bool = False
+
+
+_NEVER_MADE = _Nothing()
+
+
+async def _succeeded(work: asyncio.Future[None]) -> bool:
+    await asyncio.wait([work])
+    return not work.cancelled() and work.exception() is None

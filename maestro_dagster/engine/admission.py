@@ -23,7 +23,7 @@ from maestro_dagster.policy.interface import Decision, Verdict, Violation
 
 __all__ = ["PACK", "Assessment", "StepPlan", "assess", "decision_from_json"]
 
-_DIGEST = digest_bytes(b"maestro-admission/1")  # of the rules below: count on when they change
+_DIGEST = digest_bytes(b"maestro-admission/2")  # of the rules below: count on when they change
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,9 @@ def assess(services: Services, request: RunRequest) -> Assessment:
         violations += found
     costs = [step.nano for step in steps]
     nano = None if None in costs else sum(cost for cost in costs if cost is not None)
+    day = format_time(now)[:10]
+    limits = [services.budgets.run_limit(flow.name, day), request.budget_nano]
+    most = min((limit for limit in limits if limit is not None), default=None)
     document = services.policy_document(
         flow,
         request={
@@ -62,7 +65,7 @@ def assess(services: Services, request: RunRequest) -> Assessment:
             "env": services.env,
         },
         estimated_cost_usd=None if nano is None else format_nano(nano),
-        budget_usd=None if request.budget_nano is None else format_nano(request.budget_nano),
+        budget_usd=None if most is None else format_nano(most),
         effects={step.step: step.effects for step in steps},
         now=format_time(now),
         settings=services.policy_settings,
@@ -71,8 +74,10 @@ def assess(services: Services, request: RunRequest) -> Assessment:
     decision = services.policy.evaluate(document)
     # What is wrong with a step also hides its price: one cause, one violation.
     if not violations and not any(verdict.pack == "budget" for verdict in decision.verdicts):
-        violations += _check_budget(flow, request.budget_nano, nano)
-    own = Verdict(PACK, _DIGEST, not violations, tuple(violations))
+        violations += _check_budget(flow, most, nano)
+    refused, warnings = services.budgets.admit(flow.name, nano, day)
+    violations += [violation(error.error_code, "", "/budget", error.fact, error.remedy) for error in refused]
+    own = Verdict(PACK, _DIGEST, not violations, tuple(violations), tuple(warnings))
     whole = Decision(
         allow=decision.allow and own.allow,
         verdicts=(*decision.verdicts, own),

@@ -25,7 +25,7 @@ from maestro_dagster.engine.row import FINAL, RunRow, StepRow, dump
 from maestro_dagster.engine.schedule import Skip, Standing, build_graph, judge
 from maestro_dagster.engine.services import Services
 from maestro_dagster.engine.settlement import Settler, format_time, waiting_row
-from maestro_dagster.engine.trying import bill_events
+from maestro_dagster.engine.trying import bill_events, open_budget
 from maestro_dagster.errors import EvidenceError, JournalError, KeyMissingError, MaestroError, StepError
 from maestro_dagster.evidence.bundle import build_bundle
 from maestro_dagster.evidence.claim import parse_claim
@@ -63,6 +63,9 @@ def close_run(services: Services, run_id: str) -> Path:
             )
         if run.evidence_digest is None:  # else its usage may have left the spool already
             _write_lineage(services, run, steps)
+            # Not before the run has ended for good: a run that goes on could not book any more.
+            flow = services.journal.flow(run.flow_digest)
+            open_budget(services, run, flow).reconcile(services.spool.read_run(run_id), end=True)
         _write(path, data)
         services.journal.store_evidence(run_id, str(path), digest)
         services.journal.shrink_log()

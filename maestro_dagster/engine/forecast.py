@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from maestro_dagster.engine.estimate import price_work
 from maestro_dagster.engine.loop import MAP
 from maestro_dagster.engine.services import Services
 from maestro_dagster.errors import MaestroError
@@ -101,11 +102,8 @@ def _price(look: Look, kind: StepKind[Any], config: Any) -> int | None:
     model = estimate.model_nano
     if model is None and (request := kind.model_request(config, look.region)) is not None:
         model = services.hub.estimate_nano(request)
-    compute, _ = services.rates.price_compute(round(estimate.cpu_seconds * 1000), when)
-    storage, _ = services.rates.price_storage(estimate.bytes_out, when) if estimate.bytes_out else (0, "")
-    if model is None or compute is None or storage is None:
-        return None
-    return model + compute + storage
+    work = price_work(services, estimate, when)
+    return None if model is None or work is None else model + work
 
 
 def _look_into_map(look: Look, task: Task) -> tuple[Effects, int | None, str]:

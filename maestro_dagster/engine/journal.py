@@ -174,6 +174,15 @@ class Journal:
             if not (shared and exclusive)
         )
 
+    def live_owners(self, run_id: str) -> tuple[str, ...]:
+        """Who may still end what they began in this run."""
+        found = self._read(lambda c: reading.read_leases(c, run_id))
+        return tuple(
+            owner
+            for owner, process, exclusive, expires in found
+            if is_live(process, expires, exclusive=exclusive)
+        )
+
     def leave(self, run_id: str, owner: str) -> None:
         """Gives up a run: its lease, and the steps that were left in the middle."""
         self._writer.call(lambda c: writing.leave(c, run_id, owner))

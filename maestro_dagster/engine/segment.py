@@ -139,6 +139,8 @@ class Segment:
         finally:
             self._interruptible.discard(myself)
             self._active -= 1
+        if acts := self._trier.acts(task.id):
+            effort.trial.facts = {**effort.trial.facts, "budget_acts": list(acts)}
         ended = self._settler.settle_trial(
             row,
             start.prepared,

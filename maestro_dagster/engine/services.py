@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from maestro_dagster.artifacts.interface import ArtifactStore
+from maestro_dagster.costs.budget import BudgetTree
 from maestro_dagster.costs.rate import RateCard
 from maestro_dagster.costs.spool import Spool
 from maestro_dagster.engine.log import Redactor
@@ -84,6 +85,7 @@ class Services:
     policy_document: Callable[..., Mapping[str, Any]]
     tenant: str = "default"
     env: str = "dev"
+    budgets: BudgetTree = field(default_factory=BudgetTree)
     project_name: str = "default"  # that usage is attributed to, below the tenant
     subject_of: Callable[[str], str] = no_subject
     secrets: Callable[[str], str | None] = no_secret

@@ -10,19 +10,24 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 from maestro_dagster.artifacts.interface import TREE_MEDIA_TYPE, Artifact
-from maestro_dagster.costs.budget import BudgetCounter
-from maestro_dagster.costs.event import DEFAULT_RETENTION_TIER, UsageScope, price_attempt
+from maestro_dagster.costs.budget import RunBudget, StepBudget, work_id
+from maestro_dagster.costs.counter import Act
+from maestro_dagster.costs.event import DEFAULT_RETENTION_TIER, UsageScope, format_time, price_attempt
 from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.costs.ledger import SpoolLedger
 from maestro_dagster.costs.spool import SpoolWriter
+from maestro_dagster.costs.tier import Limit
 from maestro_dagster.engine import writing
 from maestro_dagster.engine.attempt import Assignment, Attempt, Trial
+from maestro_dagster.engine.estimate import forecast_work
 from maestro_dagster.engine.log import RunLog
 from maestro_dagster.engine.row import RunRow, StepRow
 from maestro_dagster.engine.services import Services
 from maestro_dagster.engine.settlement import Bill
+from maestro_dagster.engine.thrift import ThriftyHub
 from maestro_dagster.engine.writer import Delivery, Work
-from maestro_dagster.manifest.model import Flow, Task
+from maestro_dagster.errors import CostError
+from maestro_dagster.manifest.model import Budget, Flow
 from maestro_dagster.manifest.money import parse_usd
 
 
@@ -61,10 +66,11 @@ class Trier:
         self._chance = chance
         self._spent: dict[str, list[UsageEvent]] = defaultdict(list)
         self._writer: SpoolWriter | None = None
-        self._budget = run_budget(run, flow)
+        self._budget = open_budget(services, run, flow, owner)
+        self._acts: dict[str, list[str]] = defaultdict(list)
+        self._one_at_a_time = asyncio.Lock()
         self._retention_tier = flow.retention_tier or DEFAULT_RETENTION_TIER
         self._subject = services.subject_of(run.actor) if run.actor else ""
-        self._step_budgets: dict[str, BudgetCounter] = {}
         limits = services.limits
         self.log = RunLog(
             services.log_folder,
@@ -84,9 +90,10 @@ class Trier:
 
     def recall(self) -> None:
         """Takes over what earlier processes spent on this run: it counts in bills and budgets."""
-        for event in self._services.spool.read_run(self._run.run_id):
+        events = self._services.spool.read_run(self._run.run_id)
+        for event in events:
             self._spent[event.step].append(event)
-            self._budget.count((event,))
+        self._budget.reconcile(events, live=self._services.journal.live_owners(self._run.run_id))
 
     def bill(self, step: str) -> Bill:
         """All that a step has used so far: every attempt and iteration, those that died too."""
@@ -140,14 +147,35 @@ class Trier:
 
     async def _try_once(self, assignment: Assignment, number: int) -> Effort:
         task = assignment.task
+        budget = self._budget.open_step(task.id, self._tell)
+        work = work_id(self._run.run_id, task.id, assignment.iteration, number)
+        began = time.time()
+        try:
+            await self._reserve(budget, work, assignment, began)
+        except CostError as error:
+            self.log.write(str(error), step=task.id, iteration=assignment.iteration, attempt=number)
+            return Effort(Trial(began, error=error), number)
+        if "slow" not in budget.actions:
+            return await self._spend(assignment, number, budget, work, began)
+        async with self._one_at_a_time:
+            await asyncio.sleep(self._budget.thrift(format_time(began)).delay)
+            return await self._spend(assignment, number, budget, work, began)
+
+    async def _spend(
+        self, assignment: Assignment, number: int, budget: StepBudget, work: str, began: float
+    ) -> Effort:
+        """The attempt and its bill. Usage belongs to the day on which it was reserved."""
+        task = assignment.task
         scope = self._usage_scope(task.id, assignment.iteration, number)
-        ledger = SpoolLedger(self._open_spool(), scope, self._budgets(task))
-        attempt = Attempt(self._services, self._run, assignment, number, ledger, self.log)
+        ledger = SpoolLedger(self._open_spool(), scope, budget)
+        attempt = Attempt(
+            self._thrifty(budget, began, scope), self._run, assignment, number, ledger, self.log
+        )
         trial = await attempt.run(self._cancelling)
         events = price_attempt(
             self._services.rates,
             scope,
-            started_at=trial.started_at,
+            started_at=began if budget.held else trial.started_at,
             cpu_ms=trial.cpu_ms,
             memory_kb_ms=trial.memory_kb_ms,
             wall_ms=trial.wall_ms,
@@ -156,11 +184,41 @@ class Trier:
             bytes_stored=self._stored_size(assignment, trial.artifact),
             outcome="cancelled" if trial.cancelled else "failed" if trial.error else "ok",
         )
-        for budget in self._budgets(task):
-            budget.count(events)
+        if budget.held:
+            nano = sum(event.cost_nano or 0 for event in events)
+            unknown = sum(event.cost_nano is None for event in events)
+            await asyncio.to_thread(budget.settle, work, nano, 0, unknown=unknown)
         self._spent[task.id] += [*ledger.settled, *ledger.unsettled, *events]
         preview = attempt.preview(trial.result.preview) if trial.result else ""
         return Effort(trial, number, (Delivery(self._open_spool().append, events),), preview)
+
+    async def _reserve(self, budget: StepBudget, work: str, assignment: Assignment, began: float) -> None:
+        """Takes what the attempt is estimated to use apart from model calls. Raises CostError."""
+        when = format_time(began)
+        if self._budget.accounts(when, assignment.task.id):
+            nano = forecast_work(self._services, assignment.kind, assignment.prepared.config, when)
+            await asyncio.to_thread(budget.reserve, work, nano, 0, when)
+
+    def _thrifty(self, budget: StepBudget, began: float, scope: UsageScope) -> Services:
+        """The services of an attempt: under a budget, models are used as its state allows."""
+        if not budget.held:
+            return self._services
+
+        def say(message: str) -> None:
+            self.log.write(message, step=scope.step, iteration=scope.iteration, attempt=scope.attempt)
+
+        thrift = self._budget.thrift(format_time(began))
+        hub = ThriftyHub(self._services.hub, thrift, lambda: budget.actions, say)
+        return replace(self._services, hub=hub)
+
+    def acts(self, step: str) -> list[str]:
+        """Thresholds of budgets that were reached while the step ran, each once."""
+        return self._acts[step]
+
+    def _tell(self, step: str, act: Act) -> None:
+        text = act.to_text()
+        self._acts[step].append(text)
+        self.log.write(text, step=step)
 
     def _usage_scope(self, step: str, iteration: int, number: int) -> UsageScope:
         services = self._services
@@ -186,29 +244,23 @@ class Trier:
         entries = self._services.store.read_tree(artifact.digest)
         return artifact.size + sum(entry.size for entry in entries)
 
-    def _budgets(self, task: Task) -> tuple[BudgetCounter, ...]:
-        if task.budget is None:
-            return (self._budget,)
-        if task.id not in self._step_budgets:
-            nano = None if task.budget.usd is None else parse_usd(task.budget.usd)
-            counter = BudgetCounter("step", limit_nano=nano, limit_tokens=task.budget.tokens)
-            counter.count(self._spent.get(task.id, ()))
-            self._step_budgets[task.id] = counter
-        return (self._budget, self._step_budgets[task.id])
-
     def _open_spool(self) -> SpoolWriter:
         if self._writer is None:
             self._writer = self._services.spool.open_run(self._run.run_id)
         return self._writer
 
 
-def run_budget(run: RunRow, flow: Flow) -> BudgetCounter:
-    """The smaller of what the flow and the request allow; one count for the whole run."""
-    limits = [run.budget_nano] if run.budget_nano is not None else []
-    if flow.budget is not None and flow.budget.usd is not None:
-        limits.append(parse_usd(flow.budget.usd))
-    tokens = flow.budget.tokens if flow.budget is not None else None
-    return BudgetCounter("run", limit_nano=min(limits, default=None), limit_tokens=tokens)
+def open_budget(services: Services, run: RunRow, flow: Flow, owner: str = "") -> RunBudget:
+    """The run in the tree of budgets, with what the flow, its steps and the request allow."""
+    own = [Limit(hard_nano=run.budget_nano)] if run.budget_nano is not None else []
+    if flow.budget is not None:
+        own.append(read_limit(flow.budget))
+    steps = {task.id: read_limit(task.budget) for task in flow.tasks if task.budget is not None}
+    return services.budgets.open_run(run.flow, run.run_id, own, steps, owner)
+
+
+def read_limit(budget: Budget) -> Limit:
+    return Limit(hard_nano=None if budget.usd is None else parse_usd(budget.usd), tokens=budget.tokens)
 
 
 def bill_events(events: Iterable[UsageEvent]) -> Bill:

@@ -12,10 +12,11 @@ import pytest
 from pydantic import ValidationError
 
 from maestro_dagster.artifacts.interface import Artifact
-from maestro_dagster.costs.budget import BudgetCounter
+from maestro_dagster.costs.budget import BudgetTree, StepBudget
 from maestro_dagster.costs.event import UsageScope
 from maestro_dagster.costs.ledger import SpoolLedger
 from maestro_dagster.costs.spool import Spool
+from maestro_dagster.costs.tier import Limit
 from maestro_dagster.errors import CostError, StepError
 from maestro_dagster.llm.hub import Hub, open_hub
 from maestro_dagster.llm.interface import CallLedger, ModelReply, ModelRequest, ModelUsage
@@ -92,15 +93,19 @@ def run(bench: Any, hub: Hub, spool: Spool) -> Run:
         kind: StepKind[Any],
         config: dict[str, Any],
         models: Any = hub,
-        budgets: tuple[BudgetCounter, ...] = (),
+        budget: StepBudget | None = None,
         git: dict[str, str] | None = None,
         **inputs: Artifact,
     ) -> StepResult:
-        ledger = SpoolLedger(spool.open_run("r"), UsageScope("t", "r", "f", "s", 1), budgets)
+        ledger = SpoolLedger(spool.open_run("r"), UsageScope("t", "r", "f", "s", 1), budget)
         context = dataclasses.replace(bench.context(), models=models, ledger=ledger, git=git or {})
         return await kind.run(context, kind.config.model_validate(config), inputs)
 
     return run_step
+
+
+def open_budget(limit: Limit) -> StepBudget:
+    return BudgetTree().open_run("f", "r", [limit]).open_step("s")
 
 
 BRIEF = {"min_words": 200, "max_words": 400, "keywords": ["policy", "research"], "output": "brief.md"}
@@ -172,10 +177,8 @@ async def test_what_a_model_gets_is_marked_as_data_and_fits_the_budget(bench: An
 
 async def test_the_runs_token_budget_limits_the_input_too(bench: Any, run: Run) -> None:
     model = Generative("Fine.")
-    budget = BudgetCounter("run", limit_tokens=5000)
-    await run(
-        LlmGenerate(), {}, models=model, budgets=(budget,), parse=bench.put("word " * 9000, "text/plain")
-    )
+    budget = open_budget(Limit(tokens=5000))
+    await run(LlmGenerate(), {}, models=model, budget=budget, parse=bench.put("word " * 9000, "text/plain"))
     assert len(model.requests[0].messages[1]["content"]) < 5000
     with pytest.raises(StepError) as caught:
         await run(LlmGenerate(), {"budget_tokens": 100}, models=model)
@@ -184,7 +187,7 @@ async def test_the_runs_token_budget_limits_the_input_too(bench: Any, run: Run) 
 
 async def test_a_used_up_budget_stops_the_step(run: Run, hub: Hub) -> None:
     with pytest.raises(CostError) as caught:
-        await run(LlmGenerate(), {}, models=Generative("x"), budgets=(BudgetCounter("run", limit_nano=999),))
+        await run(LlmGenerate(), {}, models=Generative("x"), budget=open_budget(Limit(hard_nano=999)))
     assert caught.value.error_code == "budget-exhausted"
 
 
