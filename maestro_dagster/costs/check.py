@@ -94,8 +94,7 @@ class CheckOutcome:
         """The facts as a table for the Dagster UI: what failed stands first."""
         rows = sorted(self.facts, key=lambda fact: fact["passed"] == "yes")
         lines = ["| rule | expected | found | passed |", "|---|---|---|---|"]
-        for fact in rows[:_SHOWN]:
-            lines.append("| " + " | ".join(_cell(fact[name]) for name in _COLUMNS) + " |")
+        lines += ["| " + " | ".join(_cell(fact[name]) for name in _COLUMNS) + " |" for fact in rows[:_SHOWN]]
         left = len(rows) - _SHOWN
         return "\n".join([*lines, f"\n{left} more rows, all passed" if left > 0 else ""]).rstrip()
 
@@ -163,7 +162,7 @@ def check_money(day: str, candidate: pa.Table, published: pa.Table, spooled: pa.
 def check_equality(
     lake: Lake, day: str, exports: Mapping[str, tuple[int, int]] | None = None
 ) -> CheckOutcome:
-    """raw = cubes = exports, difference exactly 0, for a published day.
+    """Raw = cubes = exports, difference exactly 0, for a published day.
 
     Raw is the day's usage and what retention has removed of it. A cube that was not built for the day is
     left out. `exports` are (rows, nano-USD) of the day by name.
@@ -175,14 +174,17 @@ def check_equality(
     nano = manifest.sum_nano + manifest.retired["sum_nano"]
     unknown = manifest.unknown + manifest.retired["unknown"]
     raw = _triple(rows, nano, unknown)
-    facts = [_fact("usage_daily: the file holds what its manifest says", _triple(*_measure_raw(lake, day)), raw)]
+    facts = [
+        _fact("usage_daily: the file holds what its manifest says", _triple(*_measure_raw(lake, day)), raw)
+    ]
     for name in CUBES:
         found = _measure_cube(lake, name, day)
         if found is not None:
             facts.append(_fact(f"{name} = usage", raw, _triple(*found)))
     for name, (export_rows, export_nano) in sorted((exports or {}).items()):
         expected = f"{manifest.rows} rows, {format_nano(manifest.sum_nano)} USD"
-        facts.append(_fact(f"{name} = usage", expected, f"{export_rows} rows, {format_nano(export_nano)} USD"))
+        found_text = f"{export_rows} rows, {format_nano(export_nano)} USD"
+        facts.append(_fact(f"{name} = usage", expected, found_text))
     return _sum_up("equality", "error", facts)
 
 
@@ -192,7 +194,9 @@ CUBES: Final = ("cube_day_tenant", "cube_day_model", "cube_day_flow_step")
 def _measure_raw(lake: Lake, day: str) -> tuple[int, int, int]:
     manifest, file = lake.usage.manifest(day), lake.usage.read_day(day, columns=["cost_usd"])
     retired = manifest.retired if manifest else {"rows": 0, "sum_nano": 0, "unknown": 0}
-    rows, usd, unknown = _query("SELECT count(*), sum(cost_usd), count(*) FILTER (cost_usd IS NULL) FROM t", file)
+    rows, usd, unknown = _query(
+        "SELECT count(*), sum(cost_usd), count(*) FILTER (cost_usd IS NULL) FROM t", file
+    )
     return rows + retired["rows"], _nano(usd) + retired["sum_nano"], unknown + retired["unknown"]
 
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from maestro_dagster.costs.retention import TIER_DAYS
 from maestro_dagster.costs.schema import COLUMNS, COUNTS, MONEY
 from maestro_dagster.errors import CostError, ManifestError
 from maestro_dagster.manifest.money import NANO, parse_usd
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warn"]
 GROUPS: Final = ("schema", "ranges", "references", "volume", "project_expectations")
 KINDS: Final = ("llm", "compute", "memory", "network", "storage")
-TIERS: Final = ("ephemeral-7d", "short-30d", "standard-365d", "long-1825d", "legal-hold")
 MOST_NANO: Final = 10_000 * NANO  # of one event
 BLOCK_FACTOR: Final = 10
 _SHOWN: Final = 5  # values of what was found
@@ -124,7 +124,7 @@ def _references(known: Known) -> Iterator[Rule]:
         "kind": KINDS,
         "phase": ("intent", "settled"),
         "outcome": ("ok", "failed", "cancelled"),
-        "retention_tier": TIERS,
+        "retention_tier": tuple(TIER_DAYS),
     }
     for column, values in fixed.items():
         yield Rule("references", within, {"column": column, "value_set": list(values)})
@@ -161,13 +161,14 @@ def judge_day(table: pa.Table, rules: Sequence[Rule]) -> list[Finding]:
     with _quiet():
         import great_expectations as gx
         from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
+        from great_expectations.expectations.metadata_types import FailureSeverity
 
         made = []
         for number, rule in enumerate(rules):
-            severity = "warning" if rule.severity == "warn" else "critical"
+            level = FailureSeverity.WARNING if rule.severity == "warn" else FailureSeverity.CRITICAL
             try:
                 configuration = ExpectationConfiguration(
-                    type=rule.type, kwargs=dict(rule.kwargs), severity=severity, meta={"rule": number}
+                    type=rule.type, kwargs=dict(rule.kwargs), severity=level, meta={"rule": number}
                 )
                 made.append(configuration.to_domain_obj())
             except Exception as error:  # of two hierarchies, neither of them public

@@ -62,7 +62,7 @@ class ProofJournal:
 
         The caller has the `turn`. Raises CostError (`proofs-damaged`, `disk-full`, `spool-write`).
         """
-        previous = self._newest()
+        previous = self.newest()
         whole = {**statement, "predicate": {**statement["predicate"], "previous": previous}}
         line = canonical_json({"bundle": json.loads(sign(whole)), "previous": previous})
         try:
@@ -116,7 +116,7 @@ class ProofJournal:
                 raise self._damaged(number, "was signed for another place in the journal")
             yield line, statement
 
-    def _newest(self) -> str:
+    def newest(self) -> str:
         """The digest of the last line; the chain is followed once, not for every line of a long job."""
         with contextlib.suppress(FileNotFoundError):
             if self.path.stat().st_size == self._end[0]:
@@ -127,7 +127,9 @@ class ProofJournal:
     def _line(self, text: bytes, number: int) -> ProofLine:
         try:
             value = json.loads(text)
-            return ProofLine(sha256(text).hexdigest(), str(value["previous"]), canonical_json(value["bundle"]))
+            return ProofLine(
+                sha256(text).hexdigest(), str(value["previous"]), canonical_json(value["bundle"])
+            )
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self._damaged(number, "cannot be read") from error
 
@@ -135,7 +137,7 @@ class ProofJournal:
         return CostError(
             f"a line of the journal of removals {what}",
             place=f"{self.path}:{number}",
-            remedy="restore the journal from a backup; what was removed stays counted in the lake's manifests",
+            remedy="restore the journal from a backup; the lake's manifests still count what was removed",
             code="proofs-damaged",
         )
 

@@ -155,11 +155,13 @@ class SubjectMap:
         """The proofs of these are safe."""
         with self._open() as connection:
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany("DELETE FROM forgotten WHERE surrogate = ?", [(one,) for one in surrogates])
+            connection.executemany(
+                "DELETE FROM forgotten WHERE surrogate = ?", [(one,) for one in surrogates]
+            )
             connection.execute("COMMIT")
 
     def _wipe(self, connection: sqlite3.Connection) -> None:
-        """`secure_delete` overwrites in the file; the log beside it has the row's old pages until it is cut."""
+        """`secure_delete` overwrites in the file; the log beside it has the old pages until it is cut."""
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             raise CostError(
