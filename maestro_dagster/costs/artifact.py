@@ -113,7 +113,8 @@ def table_records(records: Sequence[LineageRecord]) -> pa.Table:
         columns["inputs"] = pa.array(
             [[_plain_input(each) for each in row.inputs] for row in rows], schema.field("inputs").type
         )
-        times = pc.strptime(pa.array([row.finished_at[:19] for row in rows]), "%Y-%m-%dT%H:%M:%S", "us")
+        texts = pa.array([row.finished_at[:19] for row in rows], pa.string())
+        times = pc.strptime(texts, "%Y-%m-%dT%H:%M:%S", "us")
         micro = pa.array([int(row.finished_at[20:26]) for row in rows], pa.int64())
         columns["finished_at"] = pc.add(times.cast(pa.int64()), micro).cast(pa.timestamp("us", tz="UTC"))
         return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
@@ -149,12 +150,14 @@ def key_of(digest: str) -> int:
 def compact_lineage(spool_folder: Path, lake: Lake, day: str, closed: Callable[[str], bool]) -> LineageReport:
     """Publishes the lineage of a day with what runs that have ended left, then removes files wholly there.
 
-    Running it again changes nothing. Raises CostError (`lineage-corrupt`, `disk-full`, ...) and then
-    publishes and removes nothing.
+    Running it again changes nothing, and a day without lineage is not published. Raises CostError
+    (`lineage-corrupt`, `disk-full`, ...) and then publishes and removes nothing.
     """
     files = list(read_closed(spool_folder, closed))
     fresh = [record for _, records in files for record in records if record.day == day]
     artifacts = lake.table(ARTIFACTS)
+    if not fresh and artifacts.manifest(day) is None:
+        return LineageReport(day, 0, 0, 0, 0, "", "", ())
     with artifacts.lock_day(day):
         old = artifacts.read_day(day)
         merged = _merge(old, fresh)
