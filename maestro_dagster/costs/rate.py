@@ -99,12 +99,18 @@ class RateCard:
         needed = (unit for unit in UNITS if unit != "wall_second")
         return tuple(unit for unit in needed if entry is None or unit not in entry.atto)
 
-    def prices(self) -> list[dict[str, str | None]]:
-        """`[{"valid_from", "unit", "usd"}]` in the order of the card; `usd` "0" where it says free."""
+    def list_day(self, when: str) -> list[dict[str, str | None]]:
+        """`[{"unit", "usd", "price"}]` of a day: `usd` is None where it is unknown, "0" where it is free."""
+        entry = self._entry(when)
+        units = [unit for unit in UNITS if unit != "wall_second" or (entry and unit in entry.atto)]
+        known = entry.atto if entry else {}
         return [
-            {"valid_from": entry.valid_from, "unit": unit, "usd": format_atto(atto)}
-            for entry in self._entries
-            for unit, atto in entry.atto.items()
+            {
+                "unit": unit,
+                "usd": format_atto(known[unit]) if unit in known else None,
+                "price": f"{self._name}@{entry.valid_from if entry else 'none'}#{unit}",
+            }
+            for unit in units
         ]
 
     def _price(self, quantities: tuple[tuple[str, int], ...], when: str) -> tuple[int | None, str]:

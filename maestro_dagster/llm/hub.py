@@ -65,7 +65,7 @@ class Hub:
     @property
     def models(self) -> tuple[Model, ...]:
         """With the prices of today."""
-        return tuple(self._priced(model) for model in self._models)
+        return tuple(map(self._priced, self._models))
 
     def estimate_nano(self, request: ModelRequest) -> int | None:
         return self._reserve(self.choose(request)[0], request)[0]
@@ -181,11 +181,8 @@ class Hub:
         return model
 
     def _priced(self, model: Model) -> Model:
-        if model.price.known:
-            return model
-        names = (f"{model.provider}/{model.model}", model.model, model.name)
-        price = self._prices.find(names, _today(), model.provider)
-        return replace(model, price=price) if price.known else model
+        price = self._prices.price_of(model, _today())
+        return model if price is model.price else replace(model, price=price)
 
     def _find(self, name: str, provider: str | None) -> Model:
         if provider == "builtin" or name in (BUILTIN.name, f"builtin/{BUILTIN.name}"):

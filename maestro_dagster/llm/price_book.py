@@ -14,7 +14,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from hashlib import sha256
@@ -23,6 +23,7 @@ from typing import Any
 
 from maestro_dagster.errors import CostError
 from maestro_dagster.llm import price_map
+from maestro_dagster.llm.catalogue import Model
 from maestro_dagster.llm.price import TokenPrice
 from maestro_dagster.llm.price_text import read_token_price, write_token_price
 
@@ -111,6 +112,26 @@ class PriceBook:
                 return found
         since = snapshot.valid_from if snapshot else "none"
         return TokenPrice(f"{_LIST}@{since}#{names[0] if names else ''}")
+
+    def find_for(self, model: Model, day: str) -> TokenPrice:
+        """What the snapshots say of a model of the catalogue: only of its own provider's."""
+        names = (f"{model.provider}/{model.model}", model.model, model.name)
+        return self.find(names, day, model.provider)
+
+    def price_of(self, model: Model, day: str) -> TokenPrice:
+        """The price of a model of the catalogue: its own wins."""
+        if model.price.known:
+            return model.price
+        found = self.find_for(model, day)
+        return found if found.known else model.price
+
+    def names(self, day: str) -> Iterator[tuple[str, str]]:
+        """(name, provider) of each model with a price on that day, sorted."""
+        snapshot = self.snapshot(day)
+        if snapshot is not None:
+            yield from ((name, snapshot.models[name]["provider"]) for name in sorted(snapshot.models))
+        elif not self.days:
+            yield from price_map.list_models()
 
 
 def read_snapshot(path: Path) -> Snapshot:

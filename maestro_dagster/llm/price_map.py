@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
@@ -65,6 +65,14 @@ def find_price(name: str, provider: str | None = None) -> TokenPrice | None:
     return model.price if model is not None and provider in (None, model.provider) else None
 
 
+def list_models() -> Iterator[tuple[str, str]]:
+    """(name, provider) of each text model of litellm's own list, sorted."""
+    for name in sorted(_read_map()):
+        model = find_model(name)
+        if model is not None and model.price.known:
+            yield name, model.provider
+
+
 def parse_map(data: bytes, place: str) -> Mapping[str, Any]:
     """A price list, its numbers as text. Raises CostError (`price-list-invalid`)."""
     try:
@@ -83,9 +91,11 @@ def parse_map(data: bytes, place: str) -> Mapping[str, Any]:
     )
 
 
-def read_shipped() -> tuple[Mapping[str, Any], str]:
-    """The list of the installed litellm and its name; empty where litellm is not installed."""
-    return _read_map(), list_name()
+def find_shipped() -> Path | None:
+    """The file of the installed litellm, found without importing it."""
+    spec = util.find_spec("litellm")  # of a top-level package: imports nothing
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return next((path for path in (Path(folder, FILE) for folder in folders) if path.is_file()), None)
 
 
 def read_price(entry: Mapping[str, Any], name: str) -> TokenPrice:
@@ -103,7 +113,7 @@ def _read_fields(entry: Mapping[str, Any], name: str, suffix: str) -> TokenPrice
         for kind, plain in _FIELDS.items():
             if match and field.startswith(plain) and match.start() == len(plain):
                 tiers.setdefault(int(match.group(1)) * 1000, {})[kind] = _rate(entry[field])
-    rates = TokenRates(**{kind: _rate(entry.get(f"{field}{suffix}")) for kind, field in _FIELDS.items()})
+    rates = _read_rates(entry, suffix)
     if not suffix and rates == TokenRates():
         return _read_ranges(entry.get("tiered_pricing"), name)
     found = sorted((limit, TokenRates(**tier)) for limit, tier in tiers.items())
@@ -118,9 +128,14 @@ def _read_ranges(value: Any, name: str) -> TokenPrice:
         span = row.get("range") if isinstance(row, Mapping) else None
         if not isinstance(span, list) or len(span) != 2 or _whole(span[0], -1) != end:  # noqa: PLR2004
             return TokenPrice(name)
-        tiers.append((end, TokenRates(**{kind: _rate(row.get(field)) for kind, field in _FIELDS.items()})))
+        tiers.append((end, _read_rates(row)))
         end = _whole(span[1], -1)
     return TokenPrice(name, tiers[0][1], tuple(tiers[1:])) if tiers else TokenPrice(name)
+
+
+def _read_rates(entry: Mapping[str, Any], suffix: str = "") -> TokenRates:
+    rates = TokenRates(**{kind: _rate(entry.get(f"{field}{suffix}")) for kind, field in _FIELDS.items()})
+    return replace(rates, reasoning=None) if rates.reasoning == rates.output else rates
 
 
 def _rate(value: Any) -> int | None:
@@ -142,13 +157,11 @@ def _whole(value: Any, default: int) -> int:
 
 @lru_cache(maxsize=1)
 def _read_map() -> Mapping[str, Any]:
-    spec = util.find_spec("litellm")  # of a top-level package: finds it without importing it
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        try:
-            return parse_map(Path(folder, FILE).read_bytes(), FILE)
-        except (OSError, CostError):
-            continue
-    return {}
+    path = find_shipped()
+    try:
+        return parse_map(path.read_bytes(), FILE) if path else {}
+    except (OSError, CostError):
+        return {}
 
 
 @lru_cache(maxsize=1)
