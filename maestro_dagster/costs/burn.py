@@ -29,7 +29,7 @@ class BurnDay:
 
 @dataclass(frozen=True, slots=True)
 class BurnDown:
-    """A budget over its period. Days are YYYY-MM-DD of UTC; `first` and `last` belong to the period.
+    """A budget, or just costs, over a period from `first` to `last`. Days are YYYY-MM-DD of UTC.
 
     `passed` ends with `today` as far as it has gone. `to_come` begins with today's end; it is empty when the
     period is over or nothing can be forecast (`reason` says why). `runs_out` is the first day on which the
@@ -39,7 +39,7 @@ class BurnDown:
     first: str
     last: str
     today: str
-    limit_nano: int
+    limit_nano: int | None
     passed: tuple[BurnDay, ...]
     to_come: tuple[BurnDay, ...]
     runs_out: str | None
@@ -50,9 +50,9 @@ class BurnDown:
         return self.passed[-1].sum_nano if self.passed else 0
 
     @property
-    def left_nano(self) -> int:
-        """Below 0 when more was spent than the budget has."""
-        return self.limit_nano - self.spent_nano
+    def left_nano(self) -> int | None:
+        """Below 0 when more was spent than the budget has; None without a budget."""
+        return None if self.limit_nano is None else self.limit_nano - self.spent_nano
 
     @property
     def end(self) -> BurnDay | None:
@@ -63,26 +63,23 @@ class BurnDown:
 
 def burn_down(
     sums: Mapping[str, int],
-    limit_nano: int,
+    limit_nano: int | None,
     *,
     first: str,
     last: str,
     today: str,
-    method: str | None = None,
+    forecast: Forecast | None = None,
 ) -> BurnDown:
     """The period from `first` to `last` of a budget, seen on `today` (days of UTC).
 
     Args:
         sums: day -> nano-USD that the budget's scope cost, of the period and of the time before it that
             the forecast learns from; an absent day cost nothing.
-        limit_nano: of the budget.
+        limit_nano: of the budget; None without one.
         first: of the period.
         last: of the period.
         today: counts as far as it has gone, and its rest is forecast: it never costs less than it has.
-        method: see `forecast_costs`.
-
-    Raises:
-        CostError: as `forecast_costs` does.
+        forecast: of `forecast_today` at least up to `last`, when the caller has it already.
 
     """
     passed = _add_up(fill_days(sums, first, min(today, last)))
@@ -90,9 +87,9 @@ def burn_down(
     if left < 0 or not sums:
         reason = "" if sums else "no usage was recorded"
         return BurnDown(first, last, today, limit_nano, passed, (), _run_out(passed, limit_nano), reason)
-    forecast = forecast_today(sums, today, left + 1, method)
+    forecast = forecast or forecast_today(sums, today, left + 1)
     spent_before = passed[-2].sum_nano if len(passed) > 1 else 0
-    to_come = tuple(_continue(forecast.days, spent_before, sums.get(today, 0)))
+    to_come = tuple(_continue(forecast.days[: left + 1], spent_before, sums.get(today, 0)))
     if not to_come:
         runs_out = _run_out(passed, limit_nano)
         return BurnDown(first, last, today, limit_nano, passed, (), runs_out, forecast.reason)
@@ -101,7 +98,10 @@ def burn_down(
 
 
 def forecast_today(sums: Mapping[str, int], today: str, days: int, method: str | None = None) -> Forecast:
-    """Forecasts `days` from today on; what today has cost so far teaches nothing, as it is not over."""
+    """Forecasts `days` from today on; what today has cost so far teaches nothing, as it is not over.
+
+    `sums` is day -> nano-USD. Raises CostError as `forecast_costs` does.
+    """
     yesterday = (date.fromisoformat(today) - timedelta(days=1)).isoformat()
     begin = min(min(sums, default=yesterday), yesterday)
     return forecast_costs(fill_days(sums, begin, yesterday), days, method=method)
@@ -136,5 +136,7 @@ def _continue(days: tuple[ForecastDay, ...], spent_before: int, today_nano: int)
         )
 
 
-def _run_out(days: tuple[BurnDay, ...], limit_nano: int) -> str | None:
+def _run_out(days: tuple[BurnDay, ...], limit_nano: int | None) -> str | None:
+    if limit_nano is None:
+        return None
     return next((row.day for row in days if row.sum_nano >= limit_nano), None)

@@ -144,37 +144,24 @@ def draw_stack(
 
 
 def draw_burn_down(burn: BurnDown, *, title: str, unknown: int = 0) -> str:
-    """A budget's period: what is spent so far, the forecast against the limit, the day it runs out."""
+    """A period's costs added up: spent so far, the forecast against the limit, the day it runs out."""
     rows: tuple[BurnDay, ...] = (*burn.passed, *burn.to_come)
-    field = open_field((burn.first, burn.last), [burn.limit_nano, *(row.high_nano for row in rows)])
-    passed = [(row.day, row.sum_nano) for row in burn.passed]
+    field = open_field((burn.first, burn.last), [burn.limit_nano or 0, *(row.high_nano for row in rows)])
     before = [row for row in burn.passed if row.day < burn.to_come[0].day] if burn.to_come else []
     to_come = [*before[-1:], *burn.to_come]
-    limit = field.y(burn.limit_nano)
     body = [
         draw_money_axis(field),
         draw_day_axis(field),
         _draw_band(field, [(row.day, row.low_nano, row.high_nano) for row in to_come]),
-        _draw_limit(limit),
-        draw_text(LEFT + 4, limit - 4, f"limit {say_usd(burn.limit_nano)}", ink="alarm"),
-        _draw_line(field, passed, "line"),
+        _draw_limit(field, burn.limit_nano) if burn.limit_nano is not None else "",
+        _draw_line(field, [(row.day, row.sum_nano) for row in burn.passed], "line"),
         _draw_line(field, [(row.day, row.sum_nano) for row in to_come], "line", "6 4"),
+        _draw_run_out(field, burn.runs_out) if burn.runs_out is not None else "",
     ]
-    facts = [f"{burn.first} to {burn.last} (UTC): {say_usd(burn.spent_nano)} of {say_usd(burn.limit_nano)}."]
-    if burn.end is not None and burn.to_come:
-        end = burn.end
-        facts.append(
-            f"Forecast of the end: {say_usd(end.sum_nano)}, between {say_usd(end.low_nano)} "
-            f"and {say_usd(end.high_nano)}."
-        )
-    if burn.runs_out is not None:
-        body.append(_draw_run_out(field, burn.runs_out))
-        facts.append(f"{'Ran' if burn.runs_out <= burn.today else 'Runs'} out on {burn.runs_out}.")
-    facts += [f"{burn.reason}."] if burn.reason else []
     legend = [(_line_mark("line"), "spent so far")]
     legend += [(_line_mark("line", "6 4"), "forecast")] if burn.to_come else []
     legend += [(f'<rect width="14" height="10" {fill("band")}/>', "its interval")] if burn.to_come else []
-    remarks = [*facts, *_remarks(0, 0, unknown)]
+    remarks = [*_say_burn(burn), *_remarks(0, 0, unknown)]
     return _finish(title, " ".join(remarks), body, legend, remarks)
 
 
@@ -299,8 +286,24 @@ def _draw_ring(field: Field, day: str, nano: int) -> str:
     )
 
 
-def _draw_limit(y: float) -> str:
-    return f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke-width="1.5" {stroke("alarm")}/>'
+def _draw_limit(field: Field, limit_nano: int) -> str:
+    y = field.y(limit_nano)
+    line = f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke-width="1.5" {stroke("alarm")}/>'
+    return line + draw_text(LEFT + 4, y - 4, f"limit {say_usd(limit_nano)}", ink="alarm")
+
+
+def _say_burn(burn: BurnDown) -> list[str]:
+    limit = "" if burn.limit_nano is None else f" of {say_usd(burn.limit_nano)}"
+    facts = [f"{burn.first} to {burn.last} (UTC): {say_usd(burn.spent_nano)}{limit}."]
+    if burn.end is not None and burn.to_come:
+        end = burn.end
+        facts.append(
+            f"Forecast of the end: {say_usd(end.sum_nano)}, between {say_usd(end.low_nano)} "
+            f"and {say_usd(end.high_nano)}."
+        )
+    if burn.runs_out is not None:
+        facts.append(f"{'Ran' if burn.runs_out <= burn.today else 'Runs'} out on {burn.runs_out}.")
+    return [*facts, f"{burn.reason}."] if burn.reason else facts
 
 
 def _draw_run_out(field: Field, day: str) -> str:
