@@ -60,6 +60,7 @@ def check_project(project: Project, environment: Mapping[str, str] | None = None
         "key": lambda: _check_key(project),
         "packs": lambda: _check_packs(project),
         "rates": lambda: _check_rates(project),
+        "budgets": lambda: _check_budgets(project),
         "models": lambda: _check_models(project),
         "flows": lambda: _check_flows(project),
         "space": lambda: _check_space(project),
@@ -143,6 +144,19 @@ def _check_rates(project: Project) -> Finding:
 
     RateCard.load(project.root / "resources" / "rates.yaml")
     return Finding("rates", "ok", "the rate card is readable")
+
+
+def _check_budgets(project: Project) -> Finding:
+    from maestro_dagster.project.services import open_budgets
+
+    tree = open_budgets(project)
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    if not tree.book.chapters:
+        return Finding("budgets", "ok", "no budgets but those of flows and requests")
+    if tree.book.chapter(today) is None:
+        first = tree.book.chapters[0].valid_from
+        return Finding("budgets", "warning", f"no budget holds before {first}", "date one earlier")
+    return Finding("budgets", "ok", f"the budgets are readable; {tree.counter.check()}")
 
 
 def _check_models(project: Project) -> Finding:

@@ -57,6 +57,11 @@ class Project:
         return self.home / "journal.sqlite"
 
     @property
+    def budgets(self) -> Path:
+        """The file that says who may spend what."""
+        return self.root / "resources" / "budgets.yaml"
+
+    @property
     def advisories(self) -> Path:
         return self.path(self.settings.advisories)
 

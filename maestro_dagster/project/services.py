@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 from maestro_dagster.project.root import Project
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from maestro_dagster.costs.budget import BudgetTree
+    from maestro_dagster.costs.counter import Counter
     from maestro_dagster.engine.engine import Engine
     from maestro_dagster.engine.journal import Journal
     from maestro_dagster.engine.log import Redactor
@@ -71,12 +74,40 @@ def open_services(project: Project) -> Services:
         policy_document=build_document,
         tenant=settings.tenant,
         env=settings.env,
+        budgets=open_budgets(project, redactor),
+        project_name=settings.project_name,
         secrets=secrets,
         redactor=redactor,
         policy_settings=policy_settings(project),
         pins=ProjectPins(project.root),
         region=settings.request_region,
     )
+
+
+def open_budgets(project: Project, redactor: Redactor | None = None, *, anew: bool = False) -> BudgetTree:
+    """The tree of budgets. Its file is read and its counter opened when they are needed.
+
+    With `anew` counting begins at zero where the file of the counters is gone.
+    """
+    from maestro_dagster.costs.budget import BudgetTree
+
+    settings = project.settings
+    if settings.database and redactor is not None:
+        # What a driver says of a connection that failed goes into logs.
+        if password := urlsplit(settings.database).password:
+            redactor.add(unquote(password))
+        redactor.add(settings.database)
+
+    def open_counter() -> Counter:
+        if settings.database:
+            from maestro_dagster.costs.counter_postgres import PostgresCounter
+
+            return PostgresCounter(settings.database)
+        from maestro_dagster.costs.counter_sqlite import SqliteCounter
+
+        return SqliteCounter(project.home / "budgets.sqlite", anew=anew)
+
+    return BudgetTree(project.budgets, open_counter, tenant=settings.tenant, project=settings.project_name)
 
 
 def open_journal(project: Project) -> Journal:

@@ -28,6 +28,10 @@ class Settings:
 
     home: str = _setting("folder of the project's state", check="text", default=".maestro")
     tenant: str = _setting("tenant that usage is attributed to", check="name", default="default")
+    # Not `project`: MAESTRO_PROJECT names the project's folder.
+    project_name: str = _setting(
+        "name of the project in usage and budgets, below the tenant", check="name", default="default"
+    )
     env: str = _setting("environment: dev, staging, prod, ...", check="name", default="dev")
     artifact_store: str | None = _setting(
         "URL of the artifact store; none: the folder `artifacts` of the home",
@@ -36,6 +40,11 @@ class Settings:
     )
     lake: str | None = _setting(
         "URL of the usage lake; none: the folder `lake` of the home", check="text?", default=None
+    )
+    database: str | None = _setting(
+        "PostgreSQL (`postgresql://...`) where budgets are counted; none: a file of the home",
+        check="database?",
+        default=None,
     )
     repositories: tuple[str, ...] = _setting(
         "Git repositories whose pushes start runs, each `PATH`, `URL` or `NAME=PATH`",
@@ -132,7 +141,8 @@ def _shown(value: Any) -> Any:
         return [_shown(item) for item in value]
     if isinstance(value, str) and "://" in value:
         # A password may stand in a URL; a listing of settings is pasted into tickets.
-        return re.sub(r"(?<=://)[^/@]*@", "***@", value)
+        value = re.sub(r"(?i)(?<=[?&])(password|sslpassword)=[^&]*", r"\1=***", value)
+        return re.sub(r"(?<=://)[^/]*@", "***@", value)
     return value
 
 
@@ -156,6 +166,18 @@ def _is_url(value: Any) -> bool:
     return parts.scheme in {"http", "https"} and bool(parts.hostname)
 
 
+def _is_database(value: Any) -> bool:
+    if not isinstance(value, str) or any(letter.isspace() for letter in value):
+        return False
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return False
+    # An `@` behind the host is the rest of a password that was not percent-encoded.
+    return parts.scheme == "postgresql" and port != 0 and "@" not in parts.path
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
@@ -169,6 +191,10 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "any-text": ("a text", lambda value: isinstance(value, str)),
     "text?": ("a text that is not empty", lambda value: value is None or _is_text(value)),
     "url?": ("an http or https URL", lambda value: value is None or _is_url(value)),
+    "database?": (
+        "a URL that starts with postgresql://, its password percent-encoded",
+        lambda value: value is None or _is_database(value),
+    ),
     "name": (
         "1 to 64 letters, digits, '.', '_' or '-'",
         lambda value: isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value)),
