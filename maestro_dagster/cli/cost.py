@@ -13,6 +13,8 @@ TABLE = {
     "prices": Row(f"{_CLI}.cost_prices:command", "Show, check and refresh prices."),
     "forecast": Row(f"{_CLI}.cost_forecast:command", "Forecast costs to the end of the month."),
     "anomalies": Row(f"{_CLI}.cost_anomalies:command", "Find days that cost far more or less than expected."),
+    "retain": Row(f"{_CLI}.cost_retain:command", "Remove usage that is older than its tier allows."),
+    "forget": Row(f"{_CLI}.cost_forget:command", "Forget a person in the usage data."),
     "export": Row(f"{_CLI}.cost_export:command", "Write the usage of a period to a file."),
 }
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any, Final
 
+from maestro_dagster.costs.cube import CUBES
 from maestro_dagster.costs.expectation import GROUPS, Finding, Known, Severity, judge_day, list_rules
 from maestro_dagster.costs.schema import COUNTS, MONEY
 from maestro_dagster.manifest.money import format_nano
@@ -186,9 +187,6 @@ def check_equality(
         found_text = f"{export_rows} rows, {format_nano(export_nano)} USD"
         facts.append(_fact(f"{name} = usage", expected, found_text))
     return _sum_up("equality", "error", facts)
-
-
-CUBES: Final = ("cube_day_tenant", "cube_day_model", "cube_day_flow_step")
 
 
 def _measure_raw(lake: Lake, day: str) -> tuple[int, int, int]:

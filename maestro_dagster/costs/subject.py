@@ -255,12 +255,8 @@ def fold_identifier(person: str) -> str:
     return text.casefold()
 
 
-def describe_forgotten(gone: Forgotten, lake_digest: str, map_rows: int) -> dict[str, Any]:
-    """The in-toto Statement that a person's surrogate points at nobody any more.
-
-    It names the surrogate, which is nobody's now. `lake_digest` covers all published usage files: the same
-    before and after. Nothing in it follows from the person.
-    """
+def describe_forgotten(gone: Forgotten) -> dict[str, Any]:
+    """The in-toto Statement that a person's surrogate is nobody's any more; nothing in it is theirs."""
     return {
         "_type": "https://in-toto.io/Statement/v1",
         "subject": [
@@ -276,8 +272,6 @@ def describe_forgotten(gone: Forgotten, lake_digest: str, map_rows: int) -> dict
             "forgottenAt": gone.forgotten_at,
             "reason": gone.reason,
             "method": "the row with the person's key was overwritten and removed",
-            "usage": {"filesDigest": lake_digest, "filesChanged": 0},
-            "subjectsLeft": map_rows,
         },
     }
 

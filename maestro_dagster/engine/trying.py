@@ -69,7 +69,9 @@ class Trier:
         self._budget = open_budget(services, run, flow, owner)
         self._acts: dict[str, list[str]] = defaultdict(list)
         self._one_at_a_time = asyncio.Lock()
-        self._retention_tier = flow.retention_tier or DEFAULT_RETENTION_TIER
+        self._retention_tier = (
+            "legal-hold" if flow.legal_hold else flow.retention_tier or DEFAULT_RETENTION_TIER
+        )
         self._subject = services.subject_of(run.actor) if run.actor else ""
         limits = services.limits
         self.log = RunLog(
