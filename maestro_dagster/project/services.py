@@ -46,6 +46,7 @@ def open_services(project: Project) -> Services:
     from maestro_dagster.engine.services import Services
     from maestro_dagster.policy.document import build_document
     from maestro_dagster.project.pin import ProjectPins
+    from maestro_dagster.project.removal import open_subjects
     from maestro_dagster.project.secret import secret_source
     from maestro_dagster.sandbox.cage import open_cage
     from maestro_dagster.steps.catalogue import load_catalogue
@@ -76,6 +77,7 @@ def open_services(project: Project) -> Services:
         env=settings.env,
         budgets=open_budgets(project, redactor),
         project_name=settings.project_name,
+        subject_of=lambda person: open_subjects(project).surrogate_for(settings.tenant, person),
         secrets=secrets,
         redactor=redactor,
         policy_settings=policy_settings(project),
