@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 UsageKind = Literal["llm", "compute", "memory", "network", "storage"]
@@ -58,6 +57,22 @@ class UsageEvent:
     nano_cache_write: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Whole lines of one source. `data` has those of the day that was asked for, each with its newline.
+
+    `others`: days of its other lines (all days, when none was asked for). `end`: how many bytes of the
+    source have been looked at, up to its last whole line.
+    """
+
+    run_id: str
+    source: str
+    data: bytes
+    lines: int
+    others: frozenset[str]
+    end: int
+
+
 class UsageWriter(Protocol):
     """Appends the usage of one run."""
 
@@ -68,17 +83,26 @@ class UsageWriter(Protocol):
 
 
 class UsageSpool(Protocol):
-    """Where events wait until a compactor has published their day."""
+    """Where events wait until a compactor has published their day. A source is a file, or what is like one:
+    it has one run and one writer.
+    """
 
     def open_run(self, run_id: str) -> UsageWriter: ...
 
     def runs(self) -> tuple[str, ...]:
         """Runs that still have events here."""
 
-    def files(self, run_id: str | None = None) -> tuple[tuple[str, Path], ...]:
-        """(run_id, file), in the order in which duplicates are decided."""
-
     def read_run(self, run_id: str) -> list[UsageEvent]:
         """Each event once: the first settlement, else the first intent."""
 
-    def read_runs(self) -> Iterator[tuple[str, list[Path], list[UsageEvent]]]: ...
+    def days(self) -> tuple[str, ...]:
+        """Days that there are events of, ascending."""
+
+    def chunks(self, day: str | None = None, sources: Collection[str] | None = None) -> Iterator[Chunk]:
+        """Every line of a day (None: all), in the order in which duplicates are decided."""
+
+    def read_source(self, source: str) -> Iterator[UsageEvent]:
+        """Each event, checked one by one. Raises CostError (`spool-corrupt`) with the line."""
+
+    def remove(self, source: str, end: int) -> bool:
+        """Removes a source that nobody writes any more and that has nothing after `end`."""

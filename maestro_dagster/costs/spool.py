@@ -1,32 +1,28 @@
 """The spool: append-only NDJSON, one file per process and run, durable before `append` returns.
 
 A file has one writer, ever. A line is whole or it does not count: a write cut short by a crash leaves
-a tail without its newline, which readers skip. `spool/<run_id>.<pid>-<start>.ndjson`.
+a tail without its newline, which readers skip. `spool/<run_id>.<pid>-<start>.ndjson`. A field that has
+the value it mostly has (0, "", see `costs.line`) is left out of its line.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from maestro_dagster.costs.interface import UsageEvent
+from maestro_dagster.costs.chunk import read_chunks
+from maestro_dagster.costs.interface import Chunk, UsageEvent
+from maestro_dagster.costs.line import decode_line, encode_event
 from maestro_dagster.errors import CostError
 
-FIELDS = tuple(field.name for field in fields(UsageEvent))
-_VALUES = attrgetter(*FIELDS)
-_ENCODE = json.JSONEncoder(separators=(",", ":")).encode  # `json.dumps` would make a new one each time
-_KNOWN = frozenset(FIELDS)
-_REQUIRED = frozenset(field.name for field in fields(UsageEvent) if field.default is MISSING)
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -122,6 +118,38 @@ class Spool:
     def runs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(run_id for run_id, _ in self.files()))
 
+    def days(self) -> tuple[str, ...]:
+        """Days that there are events of, ascending. Raises CostError (`spool-corrupt`)."""
+        return tuple(sorted({day for chunk in self.chunks() for day in chunk.others}))
+
+    def chunks(self, day: str | None = None, sources: Collection[str] | None = None) -> Iterator[Chunk]:
+        """Every line of a day (None: all), in the order in which duplicates are decided."""
+        for run_id, path in self.files():
+            if sources is None or str(path) in sources:
+                yield from read_chunks(run_id, path, day)
+
+    def read_source(self, source: str) -> Iterator[UsageEvent]:
+        """The events of one file, each checked. Raises CostError (`spool-corrupt`) with the line."""
+        return read_file(Path(source))
+
+    def remove(self, source: str, end: int) -> bool:
+        """Removes a file that nobody writes any more and that has no whole line after `end`."""
+        try:
+            handle = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            rest = os.pread(handle, max(0, os.fstat(handle).st_size - end), end)
+            if b"\n" in rest:
+                return False
+            Path(source).unlink()
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(handle)
+        return True
+
     def read_run(self, run_id: str) -> list[UsageEvent]:
         """The run's events, each once. An intent that was never settled stands for its reserve."""
         return resolve_events(event for _, path in self.files(run_id) for event in read_file(path))
@@ -143,10 +171,6 @@ def resolve_events(events: Iterable[UsageEvent]) -> list[UsageEvent]:
     return list(found.values())
 
 
-def encode_event(event: UsageEvent) -> bytes:
-    return _ENCODE(dict(zip(FIELDS, _VALUES(event), strict=True))).encode() + b"\n"
-
-
 def read_file(path: Path) -> Iterator[UsageEvent]:
     """Raises CostError (`spool-corrupt`) for a line that is damaged rather than torn."""
     try:
@@ -162,23 +186,6 @@ def read_file(path: Path) -> Iterator[UsageEvent]:
         event = decode_line(line, f"{path}:{number}")
         if event is not None:
             yield event
-
-
-def decode_line(line: bytes, place: str) -> UsageEvent | None:
-    """None for an empty line and for the torn half of one: no proper prefix of an object ends it."""
-    if not line:
-        return None
-    try:
-        value: Any = json.loads(line)
-    except ValueError:
-        if line.startswith(b"{") and not line.endswith(b"}"):
-            return None
-        raise _corrupt(place) from None
-    if not isinstance(value, dict) or not value.keys() >= _REQUIRED:
-        raise _corrupt(place)
-    if not value.keys() <= _KNOWN:
-        value = {name: item for name, item in value.items() if name in _KNOWN}
-    return UsageEvent(**value)
 
 
 def _start(path: Path) -> int:
@@ -198,15 +205,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _corrupt(place: str) -> CostError:
-    return CostError(
-        "a line of the usage spool is damaged",
-        place=place,
-        remedy="restore the file from a backup, or remove the line and say so in the run's record",
-        code="spool-corrupt",
-    )
 
 
 def write_error(error: OSError, path: Path) -> CostError:
