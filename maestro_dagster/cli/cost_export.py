@@ -1,34 +1,144 @@
-"""`maestro cost export`: usage as a file for other tools."""
+"""`maestro cost export`: usage as a file for other tools, with a signed statement of what is in it."""
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from maestro_dagster.cli.cost_period import day_option, read_period
+from maestro_dagster.cli.cost_period import day_option
 from maestro_dagster.cli.output import emit, json_option
+
+if TYPE_CHECKING:
+    from maestro_dagster.project.export import SignedExport
+
+_FORMATS = ("csv", "parquet", "focus", "focus-csv")
+_SILENCE = 2.0  # seconds until progress is told, and between two tellings
 
 
 @click.command(
     epilog="""\b
+focus is FOCUS 1.2 in Parquet, focus-csv the same as CSV; an event without a price has no place in it
+and is counted instead. FILE.sigstore.json says period, rows, sum and digest, signed by the project's key.
+
+\b
 Example:
   maestro cost export --format parquet -o usage.parquet --since 2026-01-01
+  maestro cost export --format focus -o january.parquet --since 2026-01-01 --until 2026-01-31
+  maestro verify january.parquet.sigstore.json --artifact january.parquet
 """
 )
-@click.option(
-    "--format", "form", type=click.Choice(("csv", "parquet")), required=True, help="Form of the file."
-)
+@click.option("--format", "form", type=click.Choice(_FORMATS), required=True, help="Form of the file.")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The file."
 )
 @day_option("--since", "First day")
 @day_option("--until", "Last day")
+@click.option("--no-sign", is_flag=True, help="Write no signed statement beside the file.")
+@click.option("--webhook", metavar="URL", help="Tell this URL of the export, signed; retried until taken.")
+@click.option("--attach", is_flag=True, help="Send the file to the webhook too, up to 1 MB.")
 @json_option
-def command(form: str, output: Path, since: Any, until: Any, as_json: bool) -> None:
-    """Write every usage event of a period to a file, in the columns of the lake."""
-    from maestro_dagster.costs.export import export_usage
+def command(
+    form: str,
+    output: Path,
+    since: Any,
+    until: Any,
+    no_sign: bool,
+    webhook: str | None,
+    attach: bool,
+    as_json: bool,
+) -> None:
+    """Write the usage of a period to a file: every event, or rows of FOCUS 1.2."""
+    from maestro_dagster.costs.lake import open_lake
+    from maestro_dagster.costs.spool import Spool
+    from maestro_dagster.costs.webhook import check_url
+    from maestro_dagster.project.export import export_period, find_signer, find_webhook_secret, send_period
+    from maestro_dagster.project.root import find_project
 
-    exported = export_usage(read_period(None, since, until), output, form)
-    emit(exported, as_json, lambda: f"{exported['rows']} rows, {exported['sum_usd']} USD, to {output}")
+    _check(since, until, webhook, attach=attach)
+    project = find_project()
+    signer = None if no_sign else find_signer(project)
+    if webhook is not None:  # nothing is written when it could not be sent anyway
+        check_url(webhook, project.settings.network_allow_private)
+        find_webhook_secret(project)
+    export = export_period(
+        open_lake(project.lake),
+        output,
+        form,
+        signer,
+        spool=Spool(project.spool),
+        since=since and f"{since:%Y-%m-%d}",
+        until=until and f"{until:%Y-%m-%d}",
+        progress=_Progress(),
+    )
+    told = _describe(export)
+    if left_out := export.statement.left_out:
+        quantities = ", ".join(f"{value} {name}" for name, value in left_out.items())
+        _say(f"left out: {export.statement.unknown} events without a price ({quantities})")
+    elif export.statement.unknown and export.statement.left_out_of_file:
+        _say(f"left out: {export.statement.unknown} events without a price")
+    if webhook is not None:
+        delivery, attached = send_period(project, export, webhook, attach=attach)
+        told["webhook"] = {
+            "id": delivery.id,
+            "host": delivery.host,
+            "status": delivery.status,
+            "attempts": delivery.attempts,
+            "attached": attached,
+        }
+        if attach and not attached:
+            _say("the file is larger than 1 MB and was not attached")
+    emit(told, as_json, lambda: _text(told))
+
+
+def _check(since: Any, until: Any, webhook: str | None, *, attach: bool) -> None:
+    from maestro_dagster.errors import UsageError
+
+    if since and until and since > until:
+        raise UsageError(
+            f"--since {since:%Y-%m-%d} is after --until {until:%Y-%m-%d}", remedy="exchange the two days"
+        )
+    if attach and webhook is None:
+        raise UsageError("--attach needs --webhook", remedy="say where the file is to be sent")
+
+
+def _describe(export: SignedExport) -> dict[str, Any]:
+    figures = export.statement.to_json()
+    period = figures.pop("period")
+    return {
+        **figures,
+        **period,
+        "file": str(export.path),
+        "statement": str(export.seal) if export.seal else None,
+        "webhook": None,
+    }
+
+
+def _text(told: dict[str, Any]) -> str:
+    text = f"{told['rows']} rows, {told['sum_usd']} USD, to {told['file']}"
+    if told["events_without_price"]:
+        text += f"\n{told['events_without_price']} events have no price"
+    if told["statement"]:
+        text += f"\nsigned in {told['statement']}"
+    if told["webhook"]:
+        text += f"\nsent to {told['webhook']['host']} (attempt {told['webhook']['attempts']})"
+    return text
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+class _Progress:
+    """A line on stderr for what takes long."""
+
+    def __init__(self) -> None:
+        self._told = time.monotonic()
+
+    def __call__(self, done: int, days: int, events: int) -> None:
+        if time.monotonic() - self._told > _SILENCE:
+            self._told = time.monotonic()
+            _say(f"day {min(done + 1, days)} of {days}, {events} events")

@@ -10,6 +10,7 @@ import click
 from maestro_dagster.cli.output import emit, json_option
 
 if TYPE_CHECKING:
+    from maestro_dagster.costs.statement import ExportStatement
     from maestro_dagster.evidence.keyless import KeylessTrust
     from maestro_dagster.evidence.trust import Trust
     from maestro_dagster.evidence.verify import VerifyReport
@@ -31,6 +32,7 @@ Exit codes:
 Example:
   maestro verify .maestro/evidence/RUN.zip --key maestro.pub.pem
   maestro verify brief.txt.sigstore.json --artifact brief.txt --key maestro.pub.pem
+  maestro verify january.parquet.sigstore.json --artifact january.parquet
 """
 )
 @click.argument("file", type=_FILE, metavar="ZIP")
@@ -50,13 +52,19 @@ def command(
     as_json: bool,
 ) -> int:
     """Check an evidence bundle (or a proof of one claim, or a signed statement) offline."""
+    keyless = None
     if trusted_root is not None or identity or issuer:
         if keys:
             raise click.UsageError("--key and --trusted-root exclude each other")
-        report = _judge(file, artifact, (), (trusted_root or Path("trusted_root.json"), identity, issuer))
+        keyless = (trusted_root or Path("trusted_root.json"), identity, issuer)
+    judge = (file, artifact, () if keyless else _trusted_keys(keys), keyless)
+    statement = None
+    if _is_export(file):
+        report, statement = _judge_export(*judge)
     else:
-        report = _judge(file, artifact, _trusted_keys(keys), None)
-    emit(report.to_json(), as_json, text=lambda: _show(report))
+        report = _judge(*judge)
+    figures = {"export": statement.to_json()} if statement else {}
+    emit(report.to_json() | figures, as_json, text=lambda: _show(report, statement))
     return 0 if report.ok else 1
 
 
@@ -111,6 +119,29 @@ def _judge(
     return verify_bundle(data, trust=trust)
 
 
+def _is_export(file: Path) -> bool:
+    from maestro_dagster.evidence.verify import read_limited
+    from maestro_dagster.project.export import STATEMENT_SUFFIX, is_export_statement
+
+    return file.name.endswith(STATEMENT_SUFFIX) and is_export_statement(read_limited(file))
+
+
+def _judge_export(
+    file: Path,
+    artifact: Path | None,
+    keys: tuple[bytes, ...],
+    keyless: tuple[Path, str, str] | None,
+) -> tuple[VerifyReport, ExportStatement | None]:
+    from maestro_dagster.evidence.keyless import KeylessTrust
+    from maestro_dagster.evidence.trust import KeyTrust
+    from maestro_dagster.evidence.verify import read_limited
+    from maestro_dagster.project.export import STATEMENT_SUFFIX, verify_export
+
+    trust: Trust = KeylessTrust(*keyless) if keyless else KeyTrust(keys)
+    beside = file.with_name(file.name.removesuffix(STATEMENT_SUFFIX))
+    return verify_export(read_limited(file), artifact or beside, trust)
+
+
 def _judge_artifact(
     data: bytes, artifact: Path, keys: tuple[bytes, ...], keyless: KeylessTrust | None
 ) -> VerifyReport:
@@ -127,7 +158,15 @@ def _judge_artifact(
     return VerifyReport(())
 
 
-def _show(report: VerifyReport) -> str:
+def _show(report: VerifyReport, statement: ExportStatement | None) -> str:
+    if report.ok and statement is not None:
+        figures = statement.to_json()
+        period = figures["period"]
+        days = f"{period['first_day']} to {period['last_day']}" if statement.sources else "no day"
+        return (
+            f"ok: usage of {days}, {statement.rows} rows, {figures['sum_usd']} USD, "
+            f"{statement.unknown} events without a price, signed by {report.signer}"
+        )
     if report.ok:
         run = f"run {report.run_id} of {report.flow} ({report.run_status}), " if report.run_id else ""
         signer = f", signed by {report.signer}" if report.signer else ""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -13,7 +12,6 @@ import pytest
 from costs_support import DAY, make_event
 
 from maestro_dagster.costs.compact import compact_day, prune_spool, read_usage, spool_days
-from maestro_dagster.costs.export import export_usage
 from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.costs.lake import Lake, lake_total, open_lake
 from maestro_dagster.costs.report import cost_report, sum_known
@@ -235,26 +233,3 @@ def test_a_compactor_killed_at_random_moments_loses_and_repeats_nothing(tmp_path
     assert [path.name for path in (tmp_path / "lake" / "usage_daily" / f"day={DAY}").glob("*.parquet")] == [
         result.file
     ]
-
-
-def test_exports_hold_the_same_sum_and_no_formula(spool: Spool, tmp_path: Path) -> None:
-    import duckdb
-
-    events = [
-        make_event(cost_nano=10**9 + 1, model="=cmd()"),
-        make_event(cost_nano=None),
-        make_event(cost_nano=5),
-    ]
-    told = export_usage(events, tmp_path / "u.csv", "csv")
-    assert told["sum_usd"] == "1.000000006"
-    assert (told["rows"], told["events_without_price"]) == (3, 1)
-    with (tmp_path / "u.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["cost_usd"] for row in rows] == ["1.000000001", "", "0.000000005"]
-    assert rows[0]["model"] == "'=cmd()"
-    export_usage(events, tmp_path / "u.parquet", "parquet")
-    query = "SELECT sum(cost_usd), count(*) FROM read_parquet(?)"
-    found = duckdb.connect().execute(query, [str(tmp_path / "u.parquet")]).fetchone()
-    assert found == (Decimal("1.000000006"), 3)
-    with pytest.raises(CostError):
-        export_usage(events, tmp_path / "missing" / "u.csv", "csv")

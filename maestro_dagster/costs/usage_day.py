@@ -1,0 +1,135 @@
+"""The usage of a period, day by day and batch by batch: what the lake holds, and what only the spool has.
+
+Rows of a day come in the lake's order, each event once, so that a period reads the same whether its usage
+has been compacted yet or not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from maestro_dagster.costs.interface import UsageEvent
+from maestro_dagster.costs.schema import COLUMNS
+from maestro_dagster.costs.table import DayManifest, LakeTable, in_period
+from maestro_dagster.errors import CostError
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+    from maestro_dagster.costs.lake import Lake
+    from maestro_dagster.costs.spool import Spool
+
+_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class UsageDay:
+    """A day's usage. `fresh`: rows that the lake lacks; `manifest`: None when the lake has nothing of it."""
+
+    day: str
+    table: LakeTable
+    manifest: DayManifest | None
+    fresh: pl.DataFrame | None = None
+
+    @property
+    def fresh_rows(self) -> int:
+        return self.fresh.height if self.fresh is not None else 0
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows in the lake's schema and order. Raises CostError (`lake-damaged`, `day-moved`)."""
+        if self.fresh is None:
+            yield from _stream_day(self.table, self.day, self.manifest)
+            return
+        from maestro_dagster.costs.frame import frame_of, merge_frames, table_of
+
+        stored = self.table.read_day(self.day)
+        known = [] if stored is None else [frame_of(stored)]
+        yield from table_of(merge_frames([*known, self.fresh])).to_batches(_BATCH_ROWS)
+
+
+def list_usage_days(
+    lake: Lake, spool: Spool | None = None, *, since: str | None = None, until: str | None = None
+) -> tuple[UsageDay, ...]:
+    """The days from `since` up to and including `until` (YYYY-MM-DD) that have usage, ascending.
+
+    Without a spool: only what has been published.
+    """
+    # The spool first: what a compaction removes from it meanwhile is in the lake by then.
+    fresh = _read_fresh(lake, spool, since, until) if spool is not None else {}
+    published = {day for day in lake.usage.days() if in_period(day, since, until)}
+    return tuple(
+        UsageDay(day, lake.usage, lake.usage.manifest(day), fresh.get(day))
+        for day in sorted(published | fresh.keys())
+    )
+
+
+def _read_fresh(lake: Lake, spool: Spool, since: str | None, until: str | None) -> Mapping[str, pl.DataFrame]:
+    from maestro_dagster.costs.frame import frame_events
+
+    days: dict[str, list[UsageEvent]] = {}
+    for _, _, events in spool.read_runs():
+        for event in events:
+            if in_period(event.occurred_at[:10], since, until):
+                days.setdefault(event.occurred_at[:10], []).append(event)
+    found = ((day, _lacking(lake.usage, day, frame_events(events))) for day, events in days.items())
+    return {day: frame for day, frame in found if frame.height}
+
+
+def _lacking(table: LakeTable, day: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """The rows that the lake does not have, or has only as a reserve that was settled since."""
+    import polars as pl
+
+    stored = table.read_day(day, ["event_id", "phase"])
+    if stored is None:
+        return frame
+    known = pl.from_arrow(stored)
+    if not isinstance(known, pl.DataFrame):
+        raise TypeError("a table became no frame")
+    settled = known.filter(pl.col("phase") == "settled").select("event_id")
+    return frame.join(known, on=["event_id", "phase"], how="anti").join(settled, on="event_id", how="anti")
+
+
+def _stream_day(table: LakeTable, day: str, manifest: DayManifest | None) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if manifest is None:
+        return
+    folder = table.folder(day)
+    place = folder.place(manifest.file)
+    try:
+        with contextlib.ExitStack() as stack:
+            source = folder.open(manifest.file)
+            if hasattr(source, "close"):
+                stack.callback(source.close)
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            whole = set(COLUMNS) <= set(file.schema_arrow.names)
+            for batch in file.iter_batches(_BATCH_ROWS):
+                yield from [batch.select(list(COLUMNS))] if whole else _complete(batch)
+    except FileNotFoundError as error:
+        raise CostError(
+            "a day was compacted again while it was read",
+            place=place,
+            remedy="try again; if it stays, run `maestro cost compact`",
+            code="day-moved",
+        ) from error
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # damage shows in many ways
+        raise CostError(
+            f"a day's file cannot be read: {str(error)[:100]}",
+            place=place,
+            remedy="restore the day's folder from a backup, or remove it and compact the day again",
+            code="lake-damaged",
+        ) from error
+
+
+def _complete(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    import pyarrow as pa
+
+    from maestro_dagster.costs.schema import complete_usage
+
+    batches: list[pa.RecordBatch] = complete_usage(pa.Table.from_batches([batch])).to_batches()
+    return batches
