@@ -13,7 +13,8 @@ from decimal import Context, Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from maestro_dagster.costs.cube import CUBES
-from maestro_dagster.costs.expectation import GROUPS, Finding, Known, Severity, judge_day, list_rules
+from maestro_dagster.costs.expectation import GROUPS, Finding, judge_day, list_rules
+from maestro_dagster.costs.known import Known, Severity
 from maestro_dagster.costs.schema import COUNTS, MONEY
 from maestro_dagster.manifest.money import format_nano
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from maestro_dagster.costs.lake import Lake
+    from maestro_dagster.costs.stage import Candidate
 
 CHECKS: Final = ("money", *GROUPS)
 _WIDE: Final = Context(prec=60)
@@ -112,25 +114,22 @@ class CheckOutcome:
 _COLUMNS: Final = ("rule", "expected", "found", "passed")
 
 
-def check_day(
-    day: str, candidate: pa.Table, published: pa.Table, spooled: pa.Table, known: Known
-) -> list[CheckOutcome]:
-    """All checks of a day, in the order of `CHECKS`. The tables are in the lake's schema.
+def check_candidate(candidate: Candidate, known: Known) -> list[CheckOutcome]:
+    """All checks of a day before it is published, in the order of `CHECKS`.
 
-    `published` is what readers see now (no rows: nothing), `spooled` what the candidate adds to it.
-    Raises CostError (`expectation-invalid`).
+    Raises CostError (`expectation-invalid`) for an expectation of the operator that cannot be computed.
     """
-    outcomes = [check_money(day, candidate, published, spooled)]
-    rules = list_rules(known)
-    findings = judge_day(candidate, rules)
-    for group in GROUPS:
-        of_group = [finding for finding in findings if finding.rule.group == group]
-        outcomes.append(_outcome(group, of_group))
-    return outcomes
+    money = check_money(candidate.day, candidate.table, candidate.published, candidate.spooled)
+    findings = judge_day(candidate.table, list_rules(known))
+    groups = {group: [finding for finding in findings if finding.rule.group == group] for group in GROUPS}
+    return [money, *(_outcome(group, found) for group, found in groups.items())]
 
 
 def check_money(day: str, candidate: pa.Table, published: pa.Table, spooled: pa.Table) -> CheckOutcome:
-    """One pass of SQL: the candidate holds exactly what it must, and its money is sound."""
+    """One pass of SQL: the candidate holds exactly what it must, and its money is sound.
+
+    The tables are in the lake's schema: `published` is what readers see now, `spooled` what the spool adds.
+    """
     import duckdb
     import pyarrow as pa
 
