@@ -10,6 +10,7 @@ _CLI = "maestro_dagster.cli"
 TABLE = {
     "report": Row(f"{_CLI}.cost_report:command", "Show what a run cost, or all runs."),
     "explain": Row(f"{_CLI}.cost_explain:command", "Show what an artifact or a run was paid for."),
+    "allocate": Row(f"{_CLI}.cost_allocate:command", "Divide the shared cost of a month."),
     "prices": Row(f"{_CLI}.cost_prices:command", "Show, check and refresh prices."),
     "forecast": Row(f"{_CLI}.cost_forecast:command", "Forecast costs to the end of the month."),
     "anomalies": Row(f"{_CLI}.cost_anomalies:command", "Find days that cost far more or less than expected."),
