@@ -138,7 +138,7 @@ class _Progress:
     def __init__(self) -> None:
         self._told = time.monotonic()
 
-    def __call__(self, done: int, days: int, events: int) -> None:
+    def __call__(self, day: str, events: int) -> None:
         if time.monotonic() - self._told > _SILENCE:
             self._told = time.monotonic()
-            _say(f"day {min(done + 1, days)} of {days}, {events} events")
+            _say(f"{day}, {events} events so far")

@@ -30,7 +30,7 @@ _PIECE_ROWS = 32_768  # of a piece of what is wider: rows of FOCUS, and any row 
 _FORMULA = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
 _TIME = {"csv": "%Y-%m-%dT%H:%M:%S%.6fZ", "focus-csv": "%Y-%m-%dT%H:%M:%SZ"}
 
-Progress = Callable[[int, int, int], None]  # days done, days in all, events so far
+Progress = Callable[[str, int], None]  # the day at hand, events so far
 
 
 @dataclass(slots=True)
@@ -41,10 +41,11 @@ class _Tally:
     nano: int = 0
     unknown: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    sources: list[ExportSource] = field(default_factory=list)
 
 
 def export_usage(
-    days: Sequence[UsageDay],
+    days: Iterable[UsageDay],
     target: Path,
     form: str,
     *,
@@ -88,7 +89,7 @@ def export_usage(
         unknown=tally.unknown,
         size=size,
         digest=digest,
-        sources=tuple(_source(day) for day in days),
+        sources=tuple(tally.sources),
         left_out=dict(sorted(tally.left_out.items())) if form.startswith("focus") else {},
     )
 
@@ -142,7 +143,7 @@ def hash_file(path: Path) -> str:
 
 
 def _read(
-    days: Sequence[UsageDay],
+    days: Iterable[UsageDay],
     form: str,
     tally: _Tally,
     charges: Sequence[Charge],
@@ -151,18 +152,17 @@ def _read(
 ) -> Iterator[pa.RecordBatch]:
     from maestro_dagster.costs.focus import focus_batches, table_of_charges
 
-    for number, day in enumerate(days, start=1):
+    for day in days:
+        tally.sources.append(_source(day))
         batches = _count(day.batches(), tally)
         if form.startswith("focus"):
             batches = focus_batches(batches, scratch=draft.parent)
         for batch in batches:
             yield batch
             if progress is not None:
-                progress(number - 1, len(days), tally.events)
+                progress(day.day, tally.events)
     if charges and form.startswith("focus"):
         yield from table_of_charges(charges).to_batches()
-    if progress is not None:
-        progress(len(days), len(days), tally.events)
 
 
 def _count(batches: Iterable[pa.RecordBatch], tally: _Tally) -> Iterator[pa.RecordBatch]:

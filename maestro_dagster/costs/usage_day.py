@@ -7,11 +7,10 @@ has been compacted yet or not.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.costs.schema import COLUMNS
 from maestro_dagster.costs.table import DayManifest, LakeTable, in_period
 from maestro_dagster.errors import CostError
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+    from maestro_dagster.costs.interface import UsageSpool
     from maestro_dagster.costs.lake import Lake
-    from maestro_dagster.costs.spool import Spool
 
 _BATCH_ROWS = 65_536
 
@@ -52,31 +51,27 @@ class UsageDay:
 
 
 def list_usage_days(
-    lake: Lake, spool: Spool | None = None, *, since: str | None = None, until: str | None = None
-) -> tuple[UsageDay, ...]:
+    lake: Lake, spool: UsageSpool | None = None, *, since: str | None = None, until: str | None = None
+) -> Iterator[UsageDay]:
     """The days from `since` up to and including `until` (YYYY-MM-DD) that have usage, ascending.
 
-    Without a spool: only what has been published.
+    Without a spool: only what has been published. Raises CostError (`spool-corrupt`, `event-invalid`).
     """
-    # The spool first: what a compaction removes from it meanwhile is in the lake by then.
-    fresh = _read_fresh(lake, spool, since, until) if spool is not None else {}
-    published = {day for day in lake.usage.days() if in_period(day, since, until)}
-    return tuple(
-        UsageDay(day, lake.usage, lake.usage.manifest(day), fresh.get(day))
-        for day in sorted(published | fresh.keys())
-    )
+    from maestro_dagster.costs.stage import collect_day
 
-
-def _read_fresh(lake: Lake, spool: Spool, since: str | None, until: str | None) -> Mapping[str, pl.DataFrame]:
-    from maestro_dagster.costs.frame import frame_events
-
-    days: dict[str, list[UsageEvent]] = {}
-    for _, _, events in spool.read_runs():
-        for event in events:
-            if in_period(event.occurred_at[:10], since, until):
-                days.setdefault(event.occurred_at[:10], []).append(event)
-    found = ((day, _lacking(lake.usage, day, frame_events(events))) for day, events in days.items())
-    return {day: frame for day, frame in found if frame.height}
+    spooled = set(spool.days()) if spool is not None else set()
+    for day in sorted(spooled | set(lake.usage.days())):
+        if in_period(day, since, until):
+            fresh = None
+            if spool is not None and day in spooled:
+                # The spool first: what a compaction removes from it meanwhile is in the lake by then.
+                frame, _ = collect_day(spool, day)
+                fresh = _lacking(lake.usage, day, frame.drop("source"))
+            manifest = lake.usage.manifest(day)
+            if manifest is not None or (fresh is not None and fresh.height):
+                yield UsageDay(
+                    day, lake.usage, manifest, fresh if fresh is not None and fresh.height else None
+                )
 
 
 def _lacking(table: LakeTable, day: str, frame: pl.DataFrame) -> pl.DataFrame:

@@ -14,8 +14,8 @@ from maestro_dagster.errors import CostError, EvidenceError, KeyMissingError
 
 if TYPE_CHECKING:
     from maestro_dagster.costs.export import Progress
+    from maestro_dagster.costs.interface import UsageSpool
     from maestro_dagster.costs.lake import Lake
-    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.costs.statement import ExportStatement
     from maestro_dagster.costs.webhook import Delivery
     from maestro_dagster.evidence.interface import Signer
@@ -45,7 +45,7 @@ def export_period(
     form: str,
     signer: Signer | None,
     *,
-    spool: Spool | None = None,
+    spool: UsageSpool | None = None,
     since: str | None = None,
     until: str | None = None,
     progress: Progress | None = None,
