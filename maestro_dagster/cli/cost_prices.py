@@ -18,7 +18,13 @@ _MOST_NAMES = 20  # of each list that a person is shown; --json has them all
 _MOST_CHANGES = 200
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Example:
+  maestro cost prices list
+  maestro cost prices refresh --dry-run
+"""
+)
 def command() -> None:
     """Show, check and refresh the prices that usage is charged at."""
 
