@@ -8,7 +8,9 @@ from maestro_dagster.cli.lazy import LazyGroup, Row
 
 _CLI = "maestro_dagster.cli"
 TABLE = {
+    "compact": Row(f"{_CLI}.cost_compact:command", "Publish the usage of days in the lake."),
     "report": Row(f"{_CLI}.cost_report:command", "Show what a run cost, or all runs."),
+    "top": Row(f"{_CLI}.cost_top:command", "Show where the money goes, and what changed."),
     "explain": Row(f"{_CLI}.cost_explain:command", "Show what an artifact or a run was paid for."),
     "allocate": Row(f"{_CLI}.cost_allocate:command", "Divide the shared cost of a month."),
     "prices": Row(f"{_CLI}.cost_prices:command", "Show, check and refresh prices."),

@@ -6,40 +6,77 @@ from typing import Any
 
 import click
 
-from maestro_dagster.cli.cost_period import day_option, read_period
+from maestro_dagster.cli.cost_period import ask_costs, day_option, read_days, read_run_usage
 from maestro_dagster.cli.output import emit, json_option, print_table
+from maestro_dagster.errors import UsageError
 
-_BY = ("step", "model", "kind", "flow")
+BY = ("step", "run", "flow", "model", "provider", "env", "tenant", "project", "kind", "day")
+_MANY = 40  # rows that a person reads; --json has all of them
 
 
 @click.command(
     epilog="""\b
 Example:
   maestro cost report RUN
-  maestro cost report --by flow --json
+  maestro cost report --month --by model
+  maestro cost report --by flow --since 2026-01-01 --json
 """
 )
 @click.argument("run_id", metavar="RUN", required=False)
-@click.option("--by", type=click.Choice(_BY), default="step", show_default=True, help="What to group by.")
+@click.option("--by", type=click.Choice(BY), default="step", show_default=True, help="What to group by.")
+@click.option("--month", is_flag=True, help="From the first of this month (UTC) until today.")
 @day_option("--since", "First day")
 @day_option("--until", "Last day")
 @json_option
-def command(run_id: str | None, by: str, since: Any, until: Any, as_json: bool) -> None:
+def command(run_id: str | None, by: str, month: bool, since: Any, until: Any, as_json: bool) -> None:
     """Show what RUN cost, or all runs, exactly. What has no price is shown as unknown, never as 0."""
-    from maestro_dagster.costs.report import cost_report
+    from maestro_dagster.costs.report import report_period, report_run
 
-    events = read_period(run_id, since, until)
-    value = cost_report(events)
+    first, last = _days(month, since, until)
+    if run_id is None:
+        value = ask_costs(lambda costs: report_period(costs, by, since=first, until=last), first, last)
+    else:
+        value = report_run(read_run_usage(run_id, first, last), by)
     if as_json:
         emit(value, as_json=True)
-        return
-    if not events:
+    elif value["events"]:
+        _print(value, by)
+    else:
         click.echo("no usage was recorded")
-        return
-    rows = value[f"by_{by}"]
-    names = ("provider", "model") if by == "model" else (by,)
+
+
+def _days(month: bool, since: Any, until: Any) -> tuple[str | None, str | None]:
+    if not month:
+        return read_days(since, until)
+    if since or until:
+        raise UsageError("--month and --since or --until exclude each other", remedy="leave one of them out")
+    from datetime import UTC, datetime
+
+    today = datetime.now(UTC).date()
+    return today.replace(day=1).isoformat(), today.isoformat()
+
+
+def _print(value: dict[str, Any], by: str) -> None:
+    rows = value["rows"]
+    if len(rows) > _MANY:
+        rows = sorted(rows, key=lambda row: (-_nano(row), str(row)))[:_MANY]
+    print_rows(rows)
+    left = len(value["rows"]) - len(rows) + value.get("rows_left_out", 0)
+    if left:
+        click.echo(f"the {len(rows)} dearest; {left} more are not shown")
+    elif by == "model" and not rows:
+        click.echo("no model was called")
+    click.echo(_total_line(value))
+    for row in value["unknown"]:
+        click.echo(f"no price: {row['kind']} {row['provider']} {row['model']} ({row['events']} events)")
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+    """Rows of a report: what they are named by comes first, and differs."""
+    names = [name for name in (rows[0] if rows else ()) if name in _NAMES]
     print_table(
-        [*names, "usd", "tokens in", "tokens out", "cpu ms", "events", "without price"],
+        [*(name.replace("_id", "") for name in names), "usd", "tokens in", "tokens out", "cpu ms", "events",
+         "without price"],
         [
             (
                 *(row[name] for name in names), row["known_usd"], row["tokens_in"], row["tokens_out"],
@@ -48,9 +85,9 @@ def command(run_id: str | None, by: str, since: Any, until: Any, as_json: bool) 
             for row in rows
         ],
     )  # fmt: skip
-    click.echo(_total_line(value))
-    for row in value["unknown"]:
-        click.echo(f"no price: {row['kind']} {row['provider']} {row['model']} ({row['events']} events)")
+
+
+_NAMES = frozenset(("run_id", "flow", "step", "provider", "model", "env", "tenant", "project", "kind", "day"))
 
 
 def _total_line(value: dict[str, Any]) -> str:
@@ -59,4 +96,13 @@ def _total_line(value: dict[str, Any]) -> str:
         line += f" and {value['unknown_events']} events whose price is unknown"
     if value["unsettled"]["events"]:
         line += f"; {value['unsettled']['events']} calls stand at their reserve"
+    for name, what in (("failures", "failed work"), ("retries", "second and later attempts")):
+        if name in value and value[name]["events"]:
+            line += f"; {value[name]['known_usd']} USD of it for {what}"
     return line
+
+
+def _nano(row: dict[str, Any]) -> int:
+    from maestro_dagster.manifest.money import parse_usd
+
+    return parse_usd(row["known_usd"])

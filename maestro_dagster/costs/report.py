@@ -1,14 +1,25 @@
-"""cost-report.json: what a run cost, to the nano-dollar, and what of it is not known."""
+"""What a run cost (cost-report.json of its evidence), what a period cost, to the nano-dollar.
+
+Everywhere `total_usd` is None as soon as one price is unknown; `known_usd` is the sum of what has a price.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.costs.interface import UsageEvent
+from maestro_dagster.costs.question import DIMENSIONS, period_before
 from maestro_dagster.manifest.money import format_nano
 
+if TYPE_CHECKING:
+    from maestro_dagster.costs.question import Costs, Group
+
 SCHEMA = "maestro.cost-report/v1"
+PERIOD_SCHEMA = "maestro.cost-period/v1"
+TOP_SCHEMA = "maestro.cost-top/v1"
+_COUNTED = ("tokens_in", "tokens_out", "tokens_cached", "cpu_ms", "bytes_in", "bytes_out")
+_MOST_RUNS = 1000  # of a period there may be millions
 
 
 def cost_report(events: Iterable[UsageEvent]) -> dict[str, Any]:
@@ -41,6 +52,80 @@ def cost_report(events: Iterable[UsageEvent]) -> dict[str, Any]:
     }
 
 
+def report_run(events: Sequence[UsageEvent], by: str = "step") -> dict[str, Any]:
+    """`cost_report` of a run's events, and `rows` by any of `DIMENSIONS`."""
+    value = cost_report(events)
+    if f"by_{by}" in value:
+        return {**value, "by": by, "rows": value[f"by_{by}"]}
+    names = DIMENSIONS[by].columns
+    grouped = _group(events, names, lambda event: tuple(_name_of(event, name) for name in names))
+    return {**value, "by": by, "rows": grouped}
+
+
+def report_period(
+    costs: Costs, by: str = "step", *, since: str | None = None, until: str | None = None
+) -> dict[str, Any]:
+    """What a period cost. Money is decimal USD as strings; keys and rows are in a stable order.
+
+    Failures and retries are contained in the total. Of more than 1,000 runs `rows` has the dearest.
+    """
+    first, last = costs.days()
+    groups = {
+        name: _rows(name, costs.group(name, since=since, until=until))
+        for name in dict.fromkeys(("step", "flow", "kind", "model", by))
+        if name != "run"
+    }
+    left_out = 0
+    if by == "run":
+        groups["run"] = _rows("run", costs.group("run", since=since, until=until, limit=_MOST_RUNS))
+        left_out = max(0, costs.count("run", since, until) - _MOST_RUNS)
+    return {
+        "schema": PERIOD_SCHEMA,
+        "currency": "USD",
+        "since": since,
+        "until": until,
+        "first_day": first,
+        "last_day": last,
+        **_sum_group(costs.total(since, until)),
+        **{part: _part(costs.total(since, until, part)) for part in ("unsettled", "failures", "retries")},
+        "unknown": costs.unknown(since, until),
+        **{f"by_{name}": groups[name] for name in ("step", "flow", "kind", "model")},
+        "by": by,
+        "rows": groups[by],
+        "rows_left_out": left_out,
+    }
+
+
+def report_top(costs: Costs, by: str, *, since: str, until: str, limit: int = 10) -> dict[str, Any]:
+    """The dearest of a period, and what changed most against the period of the same length before it."""
+    before = period_before(since, until)
+    names = DIMENSIONS[by].columns
+    now, then = costs.total(since, until), costs.total(*before)
+    return {
+        "schema": TOP_SCHEMA,
+        "currency": "USD",
+        "by": by,
+        "since": since,
+        "until": until,
+        **_sum_group(now),
+        "before": {"since": before[0], "until": before[1], **_sum_group(then)},
+        "more_usd": format_nano(now.nano - then.nano),
+        **{part: _part(costs.total(since, until, part)) for part in ("failures", "retries")},
+        "dearest": _rows(by, costs.group(by, since=since, until=until, limit=limit)),
+        "changed": [
+            {
+                **dict(zip(names, change.name, strict=True)),
+                "known_usd": format_nano(change.nano),
+                "before_usd": format_nano(change.before_nano),
+                "more_usd": format_nano(change.more_nano),
+                "unknown_events": change.unknown + change.before_unknown,
+            }
+            for change in costs.changes(by, before, (since, until), limit)
+        ],
+        "unknown": costs.unknown(since, until),
+    }
+
+
 def sum_known(events: Iterable[UsageEvent]) -> tuple[int, int]:
     """(nano-USD of the events that have a price, how many have none)."""
     known = unknown = 0
@@ -62,13 +147,35 @@ def _sum(rows: Sequence[UsageEvent]) -> dict[str, Any]:
         "total_usd": None if unknown else format_nano(known),
         "known_usd": format_nano(known),
         "unknown_events": unknown,
-        "tokens_in": sum(event.tokens_in for event in rows),
-        "tokens_out": sum(event.tokens_out for event in rows),
-        "tokens_cached": sum(event.tokens_cached for event in rows),
-        "cpu_ms": sum(event.cpu_ms for event in rows),
-        "bytes_in": sum(event.bytes_in for event in rows),
-        "bytes_out": sum(event.bytes_out for event in rows),
+        **{name: sum(getattr(event, name) for event in rows) for name in _COUNTED},
     }
+
+
+def _sum_group(group: Group) -> dict[str, Any]:
+    return {
+        "total_usd": None if group.unknown else format_nano(group.nano),
+        "known_usd": format_nano(group.nano),
+        "unknown_events": group.unknown,
+        **{name: group.counts[name] for name in _COUNTED},
+        "events": group.events,
+    }
+
+
+def _rows(by: str, groups: Iterable[Group]) -> list[dict[str, Any]]:
+    names = DIMENSIONS[by].columns
+    return [{**dict(zip(names, group.name, strict=True)), **_sum_group(group)} for group in groups]
+
+
+def _part(group: Group) -> dict[str, Any]:
+    return {
+        "events": group.events,
+        "known_usd": format_nano(group.nano),
+        "unknown_events": group.unknown,
+    }
+
+
+def _name_of(event: UsageEvent, name: str) -> str:
+    return event.occurred_at[:10] if name == "day" else str(getattr(event, name))
 
 
 def _group(

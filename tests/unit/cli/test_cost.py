@@ -97,10 +97,10 @@ def test_the_export_is_a_whole_file(spool: Spool, tmp_path: Path) -> None:
         assert "folder that exists" in caught.value.remedy
 
 
-def test_a_report_from_the_spool_imports_nothing_heavy(spool: Spool, tmp_path: Path) -> None:
+def test_a_report_of_a_run_in_the_spool_imports_nothing_heavy(spool: Spool, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom maestro_dagster.cli.cost import command\n"
-        "command(['report', '--json'], standalone_mode=False)\n"
+        "command(['report', 'r1', '--json'], standalone_mode=False)\n"
         "print(sorted({'polars', 'pyarrow', 'duckdb', 'dagster', 'litellm'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

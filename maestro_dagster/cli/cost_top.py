@@ -1,0 +1,78 @@
+"""`maestro cost top`: where the money goes, and what has changed."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import click
+
+from maestro_dagster.cli.cost_period import ask_costs, day_option, read_days
+from maestro_dagster.cli.cost_report import BY, print_rows
+from maestro_dagster.cli.output import emit, json_option, print_table
+
+
+@click.command(
+    epilog="""\b
+Example:
+  maestro cost top
+  maestro cost top --by flow --days 30 --json
+"""
+)
+@click.option("--by", type=click.Choice(BY), default="model", show_default=True, help="What to group by.")
+@click.option(
+    "--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="Length of the period."
+)
+@day_option("--since", "First day, instead of --days")
+@day_option("--until", "Last day; today if none is given")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=10, show_default=True, help="Rows of each list."
+)
+@json_option
+def command(by: str, days: int, since: Any, until: Any, limit: int, as_json: bool) -> None:
+    """Show the dearest of a period, and what changed most against the days before it."""
+    from maestro_dagster.costs.question import period_before
+    from maestro_dagster.costs.report import report_top
+
+    if since and not until:
+        until = datetime.now(UTC).replace(tzinfo=None)
+    first, last = read_days(since, until)
+    last = last or datetime.now(UTC).date().isoformat()
+    first = first or (date.fromisoformat(last) - timedelta(days=days - 1)).isoformat()
+    earliest, _ = period_before(first, last)
+    value = ask_costs(
+        lambda costs: report_top(costs, by, since=first, until=last, limit=limit), earliest, last
+    )
+    if as_json:
+        emit(value, as_json=True)
+        return
+    if not value["events"] and not value["before"]["events"]:
+        click.echo(f"no usage was recorded from {earliest} to {last}")
+        return
+    click.echo(f"dearest from {first} to {last}")
+    print_rows(value["dearest"])
+    _print_changes(value)
+
+
+def _print_changes(value: dict[str, Any]) -> None:
+    before = value["before"]
+    if value["changed"]:
+        names = [name for name in value["changed"][0] if not name.endswith(("_usd", "_events"))]
+        click.echo(f"\nmost changed since {before['since']} to {before['until']}")
+        print_table(
+            [*(name.replace("_id", "") for name in names), "more usd", "before", "now"],
+            [
+                (*(row[name] for name in names), row["more_usd"], row["before_usd"], row["known_usd"])
+                for row in value["changed"]
+            ],
+        )
+    line = (
+        f"total {value['known_usd']} USD, {value['more_usd']} more than the {before['known_usd']} USD before"
+    )
+    if unknown := value["unknown_events"]:
+        line += f"; {unknown} events have no price"
+    click.echo(f"\n{line}")
+    click.echo(
+        f"failed work cost {value['failures']['known_usd']} USD, "
+        f"second and later attempts {value['retries']['known_usd']} USD"
+    )
