@@ -10,8 +10,8 @@ import contextlib
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,14 @@ from maestro_dagster.errors import CostError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     from maestro_dagster.costs.lake import Lake
     from maestro_dagster.costs.table import LakeTable
 
 _DIGEST = re.compile(rb'"digest":"(sha256:[0-9a-f]{64})"')
+_KEPT = 16  # row groups of a day: its runs are asked for by digest first, then for the rest of them
 Range = tuple[int, int]  # keys from, up to and including
 
 
@@ -63,7 +65,7 @@ class Ancestry:
         return found
 
     def find_digests(self, wanted: Mapping[str, str]) -> dict[str, LineageRecord]:
-        """Of each digest the newest making that ended before the time given (RFC 3339)."""
+        """Of each digest the newest making, by its day, that ended before the time given (RFC 3339)."""
         found: dict[str, LineageRecord] = {}
 
         def note(record: LineageRecord) -> None:
@@ -136,10 +138,26 @@ class _Opened:
     sha256: str
     source: str
     place: str
+    recent: dict[int, pa.Table] = field(default_factory=dict)  # row groups, the last ones read
 
-    def read(self, groups: Iterable[int], columns: list[str] | None = None) -> Any:
+    def read(self, groups: Sequence[int]) -> pa.Table:
+        import pyarrow as pa
+
+        wanted = [self._group(number) for number in groups]
+        while len(self.recent) > _KEPT:
+            del self.recent[next(iter(self.recent))]
+        return pa.concat_tables(wanted)
+
+    def read_column(self, name: str) -> pa.ChunkedArray:
         with _damage(self.place):
-            return self.file.read_row_groups(list(groups), columns, use_threads=True)
+            return self.file.read([name]).column(name)
+
+    def _group(self, number: int) -> pa.Table:
+        if number not in self.recent:
+            with _damage(self.place):
+                # Too little for threads: starting them takes longer than reading.
+                self.recent[number] = self.file.read_row_group(number, use_threads=False)
+        return self.recent[number]
 
     def starts(self) -> list[int]:
         """First row of each row group, and the number of all rows."""
@@ -253,7 +271,7 @@ class _Index:
 def _read_digests(rows: _Opened) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
-    digests = rows.read(range(rows.file.metadata.num_row_groups), ["digest"]).column("digest").to_pylist()
+    digests = rows.read_column("digest").to_pylist()
     pairs = sorted((key_of(digest), row) for row, digest in enumerate(digests) if digest)
     keys = np.array([key for key, _ in pairs], np.uint64)
     return keys, np.array([row for _, row in pairs], np.uint32)

@@ -39,7 +39,7 @@ _HEX = 16  # hexadecimal digits of a key
 _MONEY = {"failed_usd": "failed_nano", "retry_usd": "retry_nano"}
 _PLAIN = (
     "run_id", "tenant", "project", "env", "flow", "flow_digest", "step", "iteration", "uses", "status",
-    "attempts", "digest", "media_type", "size", "unknown", "reused", "source_run", "source_day",
+    "attempts", "day", "digest", "media_type", "size", "unknown", "reused", "source_run", "source_day",
 )  # fmt: skip
 
 

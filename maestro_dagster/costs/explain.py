@@ -222,6 +222,8 @@ def _look_up(
 ) -> dict[tuple[RecordId, LineageInput], LineageRecord]:
     parts = [part for each in wanted.values() for part in each if part.run_id]
     by_run = known | ancestry.find_runs(_days_of(part for part in parts if _name(part) not in known))
+    lost = {part.run_id: set[str]() for part in parts if part.day and _name(part) not in by_run}
+    by_run |= ancestry.find_runs(lost)  # the hint was wrong, so anywhere
     by_digest = _find_makings(ancestry, known, wanted)
     found: dict[tuple[RecordId, LineageInput], LineageRecord] = {}
     for reader, each in wanted.items():

@@ -29,7 +29,7 @@ RecordId = tuple[str, str, int]  # run, step, iteration
 class LineageInput:
     """Something that a step read. Who made it is empty where that was not known: an asset of elsewhere.
 
-    `day` is that of the making, YYYY-MM-DD, a hint where to look. `digest` is empty for a part that left
+    `day` is that of its maker's record, a hint where to look. `digest` is empty for a part that left
     no artifact.
     """
 
@@ -59,7 +59,8 @@ class LineageRecord:
     uses: str
     status: str
     attempts: int
-    finished_at: str  # RFC 3339 UTC with microseconds; its day is the record's partition
+    day: str  # YYYY-MM-DD on which its work began, as that of its usage: the record's partition
+    finished_at: str  # RFC 3339 UTC with microseconds
     tenant: str = "default"
     project: str = "default"
     env: str = "dev"
@@ -81,10 +82,6 @@ class LineageRecord:
     def cost_nano(self) -> int | None:
         """None as soon as one price is unknown."""
         return None if self.unknown else self.known_nano
-
-    @property
-    def day(self) -> str:
-        return self.finished_at[:10]
 
     @cached_property
     def record_id(self) -> RecordId:

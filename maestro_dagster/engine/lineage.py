@@ -34,7 +34,7 @@ def run_lineage(
             run,
             row,
             costs.pop((row.step, row.iteration), NO_COST),
-            tuple(_inputs(run.run_id, row, steps, parts)),
+            tuple(_inputs(run, row, steps, parts)),
         )
         for row in whole
     ]
@@ -58,6 +58,7 @@ def _record(
         uses=row.uses,
         status=row.status,
         attempts=row.attempts,
+        day=_day(row, run),
         finished_at=_time(row.finished_at or run.finished_at or 0.0),
         tenant=services.tenant,
         project=services.project_name,
@@ -73,20 +74,20 @@ def _record(
         retry_nano=cost.retry_nano,
         reused=row.status == "reused",
         source_run=row.reused_from or "",
-        source_day="" if source is None else _time(source.finished_at or 0.0)[:10],
+        source_day="" if source is None else _day(source),
         saved_nano=0 if row.status != "reused" else source.cost_nano if source is not None else None,
     )
 
 
 def _inputs(
-    run_id: str, row: StepRow, steps: Mapping[str, StepRow], parts: Mapping[str, Sequence[StepRow]]
+    run: RunRow, row: StepRow, steps: Mapping[str, StepRow], parts: Mapping[str, Sequence[StepRow]]
 ) -> Iterator[LineageInput]:
     """What the step read, as its claim says, and of a control/map the iterations that it is made of."""
     claimed = steps[row.step].claim
     for each in json.loads(claimed).get("inputs", ()) if claimed else ():
         kind, _, source = each["source"].partition(":")
         if kind == "step" and source in steps:
-            yield LineageInput(each["digest"], run_id, source, WHOLE, _day(steps[source]))
+            yield LineageInput(each["digest"], run.run_id, source, WHOLE, _day(steps[source], run))
         elif kind == "run":
             maker, _, step = source.partition("/")
             yield LineageInput(each["digest"], maker, step)
@@ -95,7 +96,7 @@ def _inputs(
     if row.iteration == WHOLE:
         for part in parts.get(row.step, ()):
             digest = part.artifact.digest if part.artifact and part.status == "done" else ""
-            yield LineageInput(digest, run_id, part.step, part.iteration, _day(part))
+            yield LineageInput(digest, run.run_id, part.step, part.iteration, _day(part, run))
 
 
 def _maker(services: Services, row: StepRow) -> StepRow | None:
@@ -109,8 +110,10 @@ def _maker(services: Services, row: StepRow) -> StepRow | None:
     return next((each for each in found if each.iteration == WHOLE and each.status == "done"), None)
 
 
-def _day(row: StepRow) -> str:
-    return _time(row.finished_at)[:10] if row.finished_at else ""
+def _day(row: StepRow, run: RunRow | None = None) -> str:
+    """When the work began, as of its usage; that of its run for a step that never began. `""`: not known."""
+    began = row.started_at or (None if run is None else run.started_at or run.finished_at)
+    return "" if began is None else _time(began)[:10]
 
 
 def _time(seconds: float) -> str:

@@ -42,6 +42,7 @@ def record(name: str, *inputs: Any, **values: Any) -> LineageRecord:
         else LineageInput(each.digest, each.run_id, each.step, each.iteration, each.day)
         for each in inputs
     )
+    values.setdefault("day", str(values.get("finished_at", DAYS[0]))[:10])
     plain = LineageRecord(
         run_id=run_id,
         flow="flow",
@@ -51,6 +52,7 @@ def record(name: str, *inputs: Any, **values: Any) -> LineageRecord:
         uses="pkg:test/make@1.0.0",
         status="done",
         attempts=1,
+        day=DAYS[0],
         finished_at=f"{DAYS[0]}T10:00:00.000000Z",
         digest=digest_of(name),
         inputs=made_of,

@@ -56,6 +56,7 @@ def make_record(run_id: str = "r1", step: str = "one", **values: object) -> Line
         uses="pkg:test/make@1.0.0",
         status="done",
         attempts=1,
+        day=DAY,
         finished_at=f"{DAY}T10:00:00.000001Z",
         digest=digest_of(f"{run_id}/{step}"),
         media_type="text/plain",
@@ -194,7 +195,7 @@ def test_a_full_disk_writes_nothing_and_says_so(tmp_path: Path, monkeypatch: pyt
 
 def test_a_run_is_published_when_it_has_ended_and_its_file_goes(tmp_path: Path, lake: Lake) -> None:
     write_lineage(
-        tmp_path, "r1", [make_record(), make_record(step="late", finished_at=f"{NEXT_DAY}T00:00:00.000000Z")]
+        tmp_path, "r1", [make_record(), make_record(step="late", day=NEXT_DAY)]
     )
     write_lineage(tmp_path, "open", [make_record("open")])
     report = compact_lineage(tmp_path, lake, DAY, lambda run_id: run_id != "open")
