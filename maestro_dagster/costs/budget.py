@@ -7,22 +7,21 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from maestro_dagster.costs.counter import (
+from maestro_dagster.costs.account import (
     Account,
     Act,
-    Counter,
     Freeze,
     Grant,
-    MemoryCounter,
     Spent,
     exhausted_error,
     frozen_error,
     reached,
 )
+from maestro_dagster.costs.counter import Counter, MemoryCounter
 from maestro_dagster.costs.event import format_time
 from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.costs.period import Period, periods_of
-from maestro_dagster.costs.tier import PERIODS, BudgetBook, Chapter, Limit, Thrift
+from maestro_dagster.costs.tier import BudgetBook, Chapter, Limit, Thrift
 from maestro_dagster.errors import CostError
 from maestro_dagster.manifest.money import format_nano
 
@@ -71,7 +70,7 @@ class RunBudget:
         spent: dict[str, Spent] = {}
         for event in events:
             name = reservation_of(event)
-            keys = tuple(account.key for account in self.accounts(event.occurred_at, event.step))
+            keys = self._all_keys(event.occurred_at, event.step)
             known = spent.get(name, Spent(keys, 0))
             spent[name] = Spent(
                 known.keys,
@@ -81,6 +80,11 @@ class RunBudget:
                 known.settled and event.phase == "settled" and not (event.estimated and not event.tokens_in),
             )
         return spent
+
+    def _all_keys(self, when: str, step: str) -> tuple[str, ...]:
+        """Also of what nothing limits: a limit that comes later finds what was spent before."""
+        limited = tuple(account.key for account in self.accounts(when, step))
+        return tuple(dict.fromkeys((*limited, *self.tree.period_keys(when[:10], self.flow))))
 
 
 class StepBudget:
@@ -233,6 +237,23 @@ class BudgetTree:
         """Widest first: tenant, project, flow by day, month and quarter, then the run and the step."""
         return _list_accounts(self.chapter(day), day, (self.tenant, self.project, flow), run, step)
 
+    def node_accounts(self, path: str, day: str) -> tuple[Account, ...]:
+        """The accounts of one node, `tenant[/project[/flow]]`, limited or not."""
+        chapter, names = self.chapter(day), path.split("/")
+        limits, scope = chapter.path(*names)[-1].limits, SCOPES[len(names) - 1]
+        return tuple(
+            _make_account(path, f"{scope} {path}", period, limits.get(period.name, Limit()), chapter)
+            for period in periods_of(day)
+        )
+
+    def period_keys(self, day: str, flow: str) -> tuple[str, ...]:
+        """The accounts of tenant, project and flow that the day belongs to, limited or not."""
+        names = (self.tenant, self.project, flow)
+        if not self.chapter(day).limits_periods(*names):
+            return ()
+        paths = ["/".join(names[:depth]) for depth in range(1, len(names) + 1)]
+        return tuple(_period_key(path, period) for path in paths for period in periods_of(day))
+
     def run_limit(self, flow: str, day: str) -> int | None:
         """What the file lets a run of the flow cost at most."""
         nodes = self.chapter(day).path(self.tenant, self.project, flow)
@@ -304,13 +325,13 @@ def _list_accounts(
 ) -> tuple[Account, ...]:
     nodes = chapter.path(*names)
     found: list[Account] = []
-    # All of them once one is limited: a limit that comes later then finds what was spent before.
-    if any(period in node.limits for node in nodes for period in PERIODS if period != _RUN):
-        for depth, (scope, node) in enumerate(zip(SCOPES, nodes, strict=True), start=1):
-            path = "/".join(names[:depth])
-            for period in periods_of(day):
-                limit = node.limits.get(period.name, Limit())
-                found.append(_make_account(path, f"{scope} {path}", period, limit, chapter))
+    for depth, (scope, node) in enumerate(zip(SCOPES, nodes, strict=True), start=1):
+        path = "/".join(names[:depth])
+        found += [
+            _make_account(path, f"{scope} {path}", period, node.limits[period.name], chapter)
+            for period in periods_of(day)
+            if period.name in node.limits
+        ]
     if run is not None:
         run_id, own = run
         path = "/".join((*names, run_id))
@@ -325,7 +346,7 @@ def _list_accounts(
 
 def _make_account(path: str, name: str, period: Period | None, limit: Limit, chapter: Chapter) -> Account:
     return Account(
-        key=f"{path}#{_RUN}" if period is None else f"{path}#{period.name}:{period.label}",
+        key=f"{path}#{_RUN}" if period is None else _period_key(path, period),
         name=name if period is None else f"{name}, {period.name} {period.label}",
         renews="" if period is None else period.renews,
         soft_nano=limit.soft_nano,
@@ -333,6 +354,10 @@ def _make_account(path: str, name: str, period: Period | None, limit: Limit, cha
         tokens=limit.tokens,
         actions=chapter.actions,
     )
+
+
+def _period_key(path: str, period: Period) -> str:
+    return f"{path}#{period.name}:{period.label}"
 
 
 def _tightest(limits: Sequence[Limit]) -> Limit:

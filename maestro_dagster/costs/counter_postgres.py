@@ -1,6 +1,6 @@
 """Budgets counted in PostgreSQL, by any number of machines.
 
-A booking is one transaction of two round trips: locks and figures, then changes and commit. The lock of
+A booking is one transaction in two round trips: locks and figures, then changes and commit. The lock of
 the run comes first, then the accounts in the order of their keys, so no two bookings wait for each
 other. `synchronous_commit` is off but at the end of a run: the rows stay locked for no longer than the
 arithmetic takes, and what a crash of the server takes is put right from the spool.
@@ -15,8 +15,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from maestro_dagster.costs.counter import Counter, Entry, Freeze, Page, Tally, list_paths
-from maestro_dagster.costs.counter_sqlite import entry_row, keys_of_run, make_entry, tally_row
+from maestro_dagster.costs.account import Entry, Freeze, Page, Tally, is_of_run, list_paths
+from maestro_dagster.costs.counter import Counter
+from maestro_dagster.costs.counter_sqlite import entry_row, make_entry
 from maestro_dagster.errors import CostError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ SELECT pg_advisory_xact_lock(5567049251);
 CREATE TABLE IF NOT EXISTS maestro_budget_account (
   key text COLLATE "C" PRIMARY KEY, spent_nano numeric(38) NOT NULL, reserved_nano numeric(38) NOT NULL,
   spent_tokens bigint NOT NULL, reserved_tokens bigint NOT NULL, unknown bigint NOT NULL,
-  told integer NOT NULL, alerted integer NOT NULL);
+  told integer NOT NULL, alerted integer NOT NULL) WITH (fillfactor = 50);
 CREATE TABLE IF NOT EXISTS maestro_budget_entry (
   reservation_id text PRIMARY KEY, run_id text NOT NULL, owner text NOT NULL, keys text NOT NULL,
   nano numeric(38) NOT NULL, tokens bigint NOT NULL, unknown bigint NOT NULL, open integer NOT NULL);
@@ -79,7 +80,7 @@ class PostgresCounter(Counter):
             yield page
             _write_page(cursor, page, tallies, entries)
             if page.end:
-                _forget(cursor, run_id)
+                _forget(cursor, run_id, [*found, *page.entries.values()])
 
     def read(self, keys: Collection[str]) -> dict[str, Tally]:
         tallies = {key: Tally() for key in keys}
@@ -128,7 +129,7 @@ class PostgresCounter(Counter):
     def check(self) -> str:
         with self._transact() as cursor:
             cursor.execute("SELECT count(*) FROM maestro_budget_account")
-            return f"{cursor.fetchone()[0]} budget accounts in {self.place}"
+            return f"{cursor.fetchall()[0][0]} budget accounts in {self.place}"
 
     def close(self) -> None:
         with self._lock:
@@ -138,8 +139,8 @@ class PostgresCounter(Counter):
             self._idle = []
 
     @contextmanager
-    def _transact(self, *, durable: bool = False) -> Iterator[Any]:
-        """A cursor in a transaction; a connection that broke is not used again."""
+    def _transact(self, *, durable: bool = False) -> Iterator[_Transaction]:
+        """A transaction, committed at the end; a connection that broke is not used again."""
         import psycopg2
 
         with self._room:
@@ -148,19 +149,15 @@ class PostgresCounter(Counter):
                 good = False
                 try:
                     with connection.cursor() as cursor:
-                        # `BEGIN` goes with the first statement of the transaction: one round trip.
-                        cursor.execute(
-                            f"BEGIN; SET LOCAL synchronous_commit = {'on' if durable else 'off'};"
-                            f" SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'"
-                        )
+                        transaction = _Transaction(cursor, durable=durable)
                         try:
-                            yield cursor
+                            yield transaction
                         except BaseException:
                             with suppress(psycopg2.Error):
                                 cursor.execute("ROLLBACK")
                                 good = True
                             raise
-                        cursor.execute("COMMIT")
+                        transaction.commit()
                     good = True
                 finally:
                     self._give(connection, good=good)
@@ -189,6 +186,34 @@ class PostgresCounter(Counter):
             self._idle.append(connection)
 
 
+class _Transaction:
+    """`BEGIN` goes along with the first statement and `COMMIT` with the last: they cost no round trip."""
+
+    def __init__(self, cursor: Any, *, durable: bool) -> None:
+        self._cursor = cursor
+        self._head = "BEGIN; SET LOCAL synchronous_commit = on; " if durable else "BEGIN; "
+        self._tail: list[str] = []
+
+    def execute(self, statement: str, values: Any = None) -> None:
+        self._cursor.execute(self._head + statement, values)
+        self._head = ""
+
+    def add(self, statement: str, values: Any) -> None:
+        """For the end of the transaction."""
+        self._tail.append(self._cursor.mogrify(statement, values).decode())
+
+    def fetchall(self) -> list[Any]:
+        rows: list[Any] = self._cursor.fetchall()
+        return rows
+
+    @property
+    def rowcount(self) -> int:
+        return int(self._cursor.rowcount)
+
+    def commit(self) -> None:
+        self._cursor.execute(self._head + "; ".join([*self._tail, "COMMIT"]))
+
+
 def show_url(url: str) -> str:
     """Without user and password."""
     parts = urlsplit(url)
@@ -208,10 +233,12 @@ def _connect(url: str) -> Connection:
         ) from error
     connection = psycopg2.connect(url, connect_timeout=_TIMEOUT, application_name="maestro-budget")
     connection.autocommit = True  # transactions are begun and ended here by hand
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET synchronous_commit = off; SET lock_timeout = '{_LOCK_TIMEOUT}'")
     return connection
 
 
-def _read_entries(cursor: Any, run_id: str) -> list[Entry]:
+def _read_entries(cursor: _Transaction, run_id: str) -> list[Entry]:
     """All of a run. Takes its lock, so that nobody books on it until the end."""
     cursor.execute(
         f"SELECT pg_advisory_xact_lock(hashtextextended(%s, 0));"
@@ -222,7 +249,7 @@ def _read_entries(cursor: Any, run_id: str) -> list[Entry]:
 
 
 def _read_page(
-    cursor: Any, run_id: str, keys: Sequence[str], reservation_id: str | None
+    cursor: _Transaction, run_id: str, keys: Sequence[str], reservation_id: str | None
 ) -> tuple[dict[str, Tally], Entry | None, list[Freeze], bool]:
     """One round trip: locks, then all that the booking has to see.
 
@@ -267,7 +294,7 @@ def _parse_page(
     return tallies, entry, sorted(frozen, key=lambda each: each.path), ended
 
 
-def _lock_tallies(cursor: Any, keys: Sequence[str]) -> dict[str, Tally]:
+def _lock_tallies(cursor: _Transaction, keys: Sequence[str]) -> dict[str, Tally]:
     tallies = dict.fromkeys(keys, Tally())
     cursor.execute(
         f"SELECT {_ACCOUNT} FROM maestro_budget_account WHERE key = ANY(%s) ORDER BY key FOR UPDATE",
@@ -277,39 +304,34 @@ def _lock_tallies(cursor: Any, keys: Sequence[str]) -> dict[str, Tally]:
     return tallies
 
 
-def _write_page(cursor: Any, page: Page, tallies: dict[str, Tally], entries: dict[str, Entry]) -> None:
-    """One round trip for all changes."""
-    batch = []
-    changed = [tally_row(key, tally) for key, tally in page.tallies.items() if tally != tallies.get(key)]
+def _write_page(
+    cursor: _Transaction, page: Page, tallies: dict[str, Tally], entries: dict[str, Entry]
+) -> None:
+    changed = [(key, *tally) for key, tally in page.tallies.items() if tally != tallies.get(key)]
     if changed:
-        rows = ",".join(cursor.mogrify("(%s, %s, %s, %s, %s, %s, %s, %s)", row).decode() for row in changed)
+        marks = ", ".join(["%s"] * len(changed))
         names = _ACCOUNT.split(", ")[1:]
-        batch.append(
-            f"INSERT INTO maestro_budget_account VALUES {rows} ON CONFLICT (key) DO UPDATE SET "
-            + ", ".join(f"{name} = excluded.{name}" for name in names)
+        cursor.add(
+            f"INSERT INTO maestro_budget_account VALUES {marks} ON CONFLICT (key) DO UPDATE SET "
+            + ", ".join(f"{name} = excluded.{name}" for name in names),
+            changed,
         )
     new = [entry_row(entry) for name, entry in page.entries.items() if entry != entries.get(name)]
     if new:
-        rows = ",".join(cursor.mogrify("(%s, %s, %s, %s, %s, %s, %s, %s)", row).decode() for row in new)
-        batch.append(
-            f"INSERT INTO maestro_budget_entry VALUES {rows} ON CONFLICT (reservation_id) DO UPDATE SET"
+        marks = ", ".join(["%s"] * len(new))
+        cursor.add(
+            f"INSERT INTO maestro_budget_entry VALUES {marks} ON CONFLICT (reservation_id) DO UPDATE SET"
             " nano = excluded.nano, tokens = excluded.tokens, unknown = excluded.unknown,"
-            " open = excluded.open"
+            " open = excluded.open",
+            new,
         )
     if gone := list(entries.keys() - page.entries.keys()):
-        batch.append(
-            cursor.mogrify(
-                "DELETE FROM maestro_budget_entry WHERE reservation_id = ANY(%s)", (gone,)
-            ).decode()
-        )
-    if batch:
-        cursor.execute("; ".join(batch))
+        cursor.add("DELETE FROM maestro_budget_entry WHERE reservation_id = ANY(%s)", (gone,))
 
 
-def _forget(cursor: Any, run_id: str) -> None:
-    cursor.execute("SELECT DISTINCT keys FROM maestro_budget_entry WHERE run_id = %s", (run_id,))
-    keys = keys_of_run(cursor.fetchall(), run_id)
-    cursor.execute(
+def _forget(cursor: _Transaction, run_id: str, entries: Collection[Entry]) -> None:
+    keys = {key for entry in entries for key in entry.keys if is_of_run(key, run_id)}
+    cursor.add(
         "DELETE FROM maestro_budget_account WHERE key = ANY(%s);"
         " DELETE FROM maestro_budget_entry WHERE run_id = %s;"
         " INSERT INTO maestro_budget_ended VALUES (%s) ON CONFLICT DO NOTHING",

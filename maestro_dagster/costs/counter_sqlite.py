@@ -13,12 +13,22 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from maestro_dagster.costs.counter import Counter, Entry, Freeze, Page, Tally, is_of_run, list_paths
+from maestro_dagster.costs.account import (
+    Entry,
+    Freeze,
+    Page,
+    Tally,
+    add_spent,
+    hold,
+    is_of_run,
+    list_paths,
+)
+from maestro_dagster.costs.counter import Counter
 from maestro_dagster.errors import CostError
 
 VERSION = 1
@@ -63,16 +73,16 @@ class SqliteCounter(Counter):
         with self._write(durable=durable) as connection:
             found = self._read_entries(connection, run_id, reservation_id)
             every = tuple(dict.fromkeys([*keys, *(key for entry in found for key in entry.keys)]))
-            paths = list_paths(every)
             tallies = _read_tallies(connection, every)
-            frozen = tuple(freeze for freeze in _read_frozen(connection) if freeze.path in paths)
-            ended = connection.execute("SELECT 1 FROM ended WHERE run_id = ?", (run_id,)).fetchone()
+            frozen, ended = _read_stops(connection, run_id, every)
             entries = {entry.reservation_id: entry for entry in found}
-            page = Page(dict(tallies), dict(entries), frozen, ended is not None)
+            page = Page(dict(tallies), dict(entries), frozen, ended)
             yield page
             _write_page(connection, page, tallies, entries)
             if page.end:
-                _forget(connection, run_id)
+                _forget(connection, run_id, [*found, *page.entries.values()])
+        if page.end:
+            self._shrink_log()
 
     def read(self, keys: Collection[str]) -> dict[str, Tally]:
         if not self.path.exists():  # nobody has counted yet, and looking makes no file
@@ -116,6 +126,24 @@ class SqliteCounter(Counter):
             connection.execute("UPDATE account SET alerted = ? WHERE key = ?", (row[0] | bits, key))
             return bits & ~int(row[0])
 
+    def restore(self, sums: Mapping[str, Tally]) -> None:
+        """Sets what ended runs have spent, for a file that was lost; what goes on is added to it."""
+        with self._write(durable=True) as connection:
+            rows = connection.execute(f"SELECT {_ENTRY} FROM entry").fetchall()
+            whole = dict(sums)
+            for entry in map(make_entry, rows):
+                for key in entry.keys:
+                    tally = whole.get(key, Tally())
+                    whole[key] = (
+                        hold(tally, entry.nano, entry.tokens)
+                        if entry.open
+                        else add_spent(tally, entry.nano, entry.tokens, entry.unknown)
+                    )
+            connection.executemany(
+                "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(key, *tally) for key, tally in whole.items()],
+            )
+
     def check(self) -> str:
         if not self.path.exists():
             return "nothing was counted against a budget yet"
@@ -132,6 +160,18 @@ class SqliteCounter(Counter):
                 self._connection.close()
                 os.close(self._gate)
             self._connection = None
+
+    def _shrink_log(self) -> None:
+        """Gives back the disk of the write-ahead log, unless another process is just using it."""
+        with self._lock, _plain_errors(self.path):
+            connection = self._open()
+            connection.execute("PRAGMA busy_timeout=0")
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except sqlite3.OperationalError:
+                return  # busy: the next run's end comes soon enough
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
 
     def _read_entries(
         self, connection: sqlite3.Connection, run_id: str, reservation_id: str | None
@@ -221,12 +261,26 @@ def _read_frozen(connection: sqlite3.Connection) -> tuple[Freeze, ...]:
     return tuple(Freeze(*row) for row in rows)
 
 
+def _read_stops(
+    connection: sqlite3.Connection, run_id: str, keys: Sequence[str]
+) -> tuple[tuple[Freeze, ...], bool]:
+    """(what is frozen above the accounts, whether the run's figures are final)."""
+    rows = connection.execute(
+        "SELECT path, reason, by, at FROM frozen UNION ALL SELECT '', '', '', '' FROM ended WHERE run_id = ?",
+        (run_id,),
+    ).fetchall()
+    if not rows:
+        return (), False
+    paths = list_paths(keys)
+    return tuple(Freeze(*row) for row in rows if row[0] in paths), any(not row[0] for row in rows)
+
+
 def _write_page(
     connection: sqlite3.Connection, page: Page, tallies: dict[str, Tally], entries: dict[str, Entry]
 ) -> None:
     connection.executemany(
         "INSERT OR REPLACE INTO account VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        [tally_row(key, tally) for key, tally in page.tallies.items() if tally != tallies.get(key)],
+        [(key, *tally) for key, tally in page.tallies.items() if tally != tallies.get(key)],
     )
     connection.executemany(
         "INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -235,19 +289,6 @@ def _write_page(
     gone = [(name,) for name in entries.keys() - page.entries.keys()]
     if gone:
         connection.executemany("DELETE FROM entry WHERE reservation_id = ?", gone)
-
-
-def tally_row(key: str, tally: Tally) -> tuple[str | int, ...]:
-    return (
-        key,
-        tally.spent_nano,
-        tally.reserved_nano,
-        tally.spent_tokens,
-        tally.reserved_tokens,
-        tally.unknown,
-        tally.told,
-        tally.alerted,
-    )
 
 
 def entry_row(entry: Entry) -> tuple[str | int, ...]:
@@ -263,14 +304,9 @@ def entry_row(entry: Entry) -> tuple[str | int, ...]:
     )
 
 
-def keys_of_run(rows: Iterable[tuple[str]], run_id: str) -> set[str]:
-    """The accounts of a run and of its steps, from packed keys of its entries."""
-    return {key for row in rows for key in unpack_keys(row[0]) if is_of_run(key, run_id)}
-
-
-def _forget(connection: sqlite3.Connection, run_id: str) -> None:
-    rows = connection.execute("SELECT DISTINCT keys FROM entry WHERE run_id = ?", (run_id,)).fetchall()
-    connection.executemany("DELETE FROM account WHERE key = ?", [(key,) for key in keys_of_run(rows, run_id)])
+def _forget(connection: sqlite3.Connection, run_id: str, entries: Collection[Entry]) -> None:
+    keys = {key for entry in entries for key in entry.keys if is_of_run(key, run_id)}
+    connection.executemany("DELETE FROM account WHERE key = ?", [(key,) for key in keys])
     connection.execute("DELETE FROM entry WHERE run_id = ?", (run_id,))
     connection.execute("INSERT OR IGNORE INTO ended VALUES (?)", (run_id,))
 

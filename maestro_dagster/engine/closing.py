@@ -65,7 +65,7 @@ def close_run(services: Services, run_id: str) -> Path:
             _write_lineage(services, run, steps)
             # Not before the run has ended for good: a run that goes on could not book any more.
             flow = services.journal.flow(run.flow_digest)
-            open_budget(services, run, flow).reconcile(services.spool.read_run(run_id), end=True)
+            open_budget(services.budgets, run, flow).reconcile(services.spool.read_run(run_id), end=True)
         _write(path, data)
         services.journal.store_evidence(run_id, str(path), digest)
         services.journal.shrink_log()

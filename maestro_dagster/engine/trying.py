@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
 from maestro_dagster.artifacts.interface import TREE_MEDIA_TYPE, Artifact
-from maestro_dagster.costs.budget import RunBudget, StepBudget, work_id
-from maestro_dagster.costs.counter import Act
+from maestro_dagster.costs.account import Act
+from maestro_dagster.costs.budget import BudgetTree, RunBudget, StepBudget, work_id
 from maestro_dagster.costs.event import DEFAULT_RETENTION_TIER, UsageScope, format_time, price_attempt
 from maestro_dagster.costs.interface import UsageEvent
 from maestro_dagster.costs.ledger import SpoolLedger
@@ -66,7 +66,7 @@ class Trier:
         self._chance = chance
         self._spent: dict[str, list[UsageEvent]] = defaultdict(list)
         self._writer: SpoolWriter | None = None
-        self._budget = open_budget(services, run, flow, owner)
+        self._budget = open_budget(services.budgets, run, flow, owner)
         self._acts: dict[str, list[str]] = defaultdict(list)
         self._one_at_a_time = asyncio.Lock()
         self._retention_tier = (
@@ -252,13 +252,13 @@ class Trier:
         return self._writer
 
 
-def open_budget(services: Services, run: RunRow, flow: Flow, owner: str = "") -> RunBudget:
+def open_budget(budgets: BudgetTree, run: RunRow, flow: Flow, owner: str = "") -> RunBudget:
     """The run in the tree of budgets, with what the flow, its steps and the request allow."""
     own = [Limit(hard_nano=run.budget_nano)] if run.budget_nano is not None else []
     if flow.budget is not None:
         own.append(read_limit(flow.budget))
     steps = {task.id: read_limit(task.budget) for task in flow.tasks if task.budget is not None}
-    return services.budgets.open_run(run.flow, run.run_id, own, steps, owner)
+    return budgets.open_run(run.flow, run.run_id, own, steps, owner)
 
 
 def read_limit(budget: Budget) -> Limit:
