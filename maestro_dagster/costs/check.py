@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from maestro_dagster.costs.lake import Lake
     from maestro_dagster.costs.stage import Candidate
 
-CHECKS: Final = ("money", *GROUPS)
+CHECKS: Final = {  # in the order in which a candidate is checked
+    "money": "Added up by SQL, the day holds what was published and spooled, each event once.",
+    "schema": "Columns in order, each of its type.",
+    "ranges": "Counts, attempts and costs are possible.",
+    "references": "Tenants, kinds, outcomes and tiers are known; so are flows and runs, or it is a warning.",
+    "volume": "As many rows as was forecast; a warning, until it is many times more.",
+    "project_expectations": "What resources/expectations.yaml adds.",
+}
 _WIDE: Final = Context(prec=60)
 _SHOWN: Final = 20  # rows of a table: it goes into an event of Dagster's event log
 _PARTS: Final = tuple(name for name in MONEY if name != "cost_usd")

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 GROUPS: Final = ("schema", "ranges", "references", "volume", "project_expectations")
 KINDS: Final = ("llm", "compute", "memory", "network", "storage")
+_BOUNDS: Final = ("expect_column_min_to_be_between", "expect_column_max_to_be_between")
 _SHOWN: Final = 5  # values of what was found
 _SHOWN_LETTERS: Final = 80
 _TYPES: Final = {  # what a column of the frame holds, as Great Expectations names it
@@ -72,7 +73,7 @@ def _shape() -> Iterator[Rule]:
 
 
 def _ranges(known: Known) -> Iterator[Rule]:
-    low, high = "expect_column_min_to_be_between", "expect_column_max_to_be_between"
+    low, high = _BOUNDS
     for column in COUNTS:
         yield Rule("ranges", low, {"column": column, "min_value": 0})
     yield Rule("ranges", low, {"column": "attempt", "min_value": 1})
@@ -98,7 +99,7 @@ def _references(known: Known) -> Iterator[Rule]:
     # A run may be older than the journal, or another machine's: that is worth a word, not a stop.
     for column, names in (("flow", known.flows), ("run_id", known.runs)):
         if names is not None:
-            yield Rule("references", within, {"column": column, "value_set": sorted(names)}, "warn")
+            yield Rule("references", within, {"column": column, "value_set": sorted(names) or [""]}, "warn")
 
 
 def _volume(known: Known) -> Iterator[Rule]:
@@ -122,6 +123,7 @@ def judge_day(table: pa.Table, rules: Sequence[Rule]) -> list[Finding]:
     project's own that Great Expectations does not know or cannot compute.
     """
     frame = pandas_of(table)
+    without = {number for number, rule in enumerate(rules) if _has_nothing(frame, rule)}
     with _quiet():
         import great_expectations as gx
         from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
@@ -129,6 +131,8 @@ def judge_day(table: pa.Table, rules: Sequence[Rule]) -> list[Finding]:
 
         made = []
         for number, rule in enumerate(rules):
+            if number in without:
+                continue
             level = FailureSeverity.WARNING if rule.severity == "warn" else FailureSeverity.CRITICAL
             try:
                 configuration = ExpectationConfiguration(
@@ -141,7 +145,10 @@ def judge_day(table: pa.Table, rules: Sequence[Rule]) -> list[Finding]:
         suite = gx.ExpectationSuite(name="usage_daily", expectations=made)
         results = batch.validate(suite, result_format="SUMMARY").results
     judged = {result.expectation_config.meta["rule"]: result for result in results}
-    return [_find(rule, judged[number]) for number, rule in enumerate(rules)]
+    return [
+        Finding(rule, True, _expected(rule), "no value") if number in without else _find(rule, judged[number])
+        for number, rule in enumerate(rules)
+    ]
 
 
 def pandas_of(table: pa.Table) -> pd.DataFrame:
@@ -200,6 +207,12 @@ def _quiet() -> Iterator[None]:
 
         tqdm.monitor_interval = 0
         yield
+
+
+def _has_nothing(frame: pd.DataFrame, rule: Rule) -> bool:
+    """Nothing is within every bound; Great Expectations finds that the least of nothing is no number."""
+    column = rule.kwargs.get("column")
+    return rule.type in _BOUNDS and column in frame.columns and not bool(frame[column].notna().any())
 
 
 def _find(rule: Rule, result: Any) -> Finding:
