@@ -90,4 +90,4 @@ def _print_anomalies(history: CostHistory, found: tuple[Anomaly, ...], by: str |
             ],
             title=f"\nwhat changed on {row.day}",
         )  # fmt: skip
-    say_unknown(sum(history.unknown.values()))
+    say_unknown(history.unknown)

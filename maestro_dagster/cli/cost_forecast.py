@@ -57,7 +57,7 @@ def command(
     today = datetime.now(UTC).date()
     history = read_days(today - timedelta(days=_HISTORY_DAYS), today)
     outlooks = foresee(history, by=by, days=days, method=method, limit_nano=limit)
-    unknown = sum(history.unknown.values())
+    unknown = history.unknown
     if svg is not None:
         write_svg(svg, draw_outlook(outlooks[0], unknown=unknown))
     if as_json:

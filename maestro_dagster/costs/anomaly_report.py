@@ -20,8 +20,7 @@ def search_history(
 ) -> tuple[Anomaly, ...]:
     """Anomalies of all costs (`by` None) or of each name. The last day of `history` is today: not judged."""
     last = (date.fromisoformat(history.last) - timedelta(days=1)).isoformat()
-    names = {"total": history.total} if by is None else history.parts[by]
-    series = {name: fill_days(sums, history.first, last) for name, sums in names.items()}
+    series = {name: fill_days(sums, history.first, last) for name, sums in history.names(by).items()}
     return find_anomalies(series, since=since, least_nano=least_nano)
 
 
@@ -42,7 +41,7 @@ def anomaly_report(
         "as_of": history.last,
         "by": by,
         "threshold": THRESHOLD,
-        "unknown_events": sum(history.unknown.values()),
+        "unknown_events": history.unknown,
         "anomalies": [
             anomaly.to_json()
             | (
@@ -65,5 +64,5 @@ def draw_anomalies(history: CostHistory, anomalies: tuple[Anomaly, ...]) -> str:
         fill_days(sums, first, history.last),
         title=f"Cost a day, {len(anomalies)} anomalies",
         anomalies=[anomaly.day for anomaly in anomalies],
-        unknown=sum(history.unknown.values()),
+        unknown=history.unknown,
     )

@@ -27,7 +27,8 @@ WEEK: Final = 7
 TREND_FROM: Final = 4 * WEEK  # days of history: with less, a slope is mostly noise, and none is fitted
 _MEMORY: Final = 0.98  # weight of a day against that of the day after it: after five weeks half is left
 _ROUNDS: Final = 4  # of alternating between the weekdays and the trend; more change nothing
-_CLIP: Final = 4.0  # deviations from which on a past day is an accident that teaches nothing
+_ACCIDENT_LEAST: Final = 0.5  # of the usual cost; growth is no accident
+_ACCIDENT: Final = 5.0  # deviations from which on a past day is an accident that teaches nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,11 @@ class Fit:
 
 
 def predict_least_squares(past: Matrix, ahead: int, weekday: int, level: float) -> Prediction:
-    """Least squares on trend and weekday, young days counting more; accidents of the past are clipped."""
+    """Least squares on trend and weekday, young days counting more; accidents of the past are left out."""
     import numpy as np
 
     days = past.shape[1]
-    fit = fit_least_squares(clip_accidents(past, weekday), ahead, weekday)
+    fit = fit_least_squares(replace_accidents(past), ahead, weekday)
     mean = fit.values[:, days:]
     shape = _design(days, ahead, weekday)
     weights = _weights(days)
@@ -149,18 +150,26 @@ def fit_least_squares(past: Matrix, ahead: int, weekday: int) -> Fit:
     return Fit(values, *_judge_fit(past, values[:, :days], weights))
 
 
-def clip_accidents(past: Matrix, weekday: int) -> Matrix:
-    """The past with its outliers drawn to where they are still believable."""
+def replace_accidents(past: Matrix) -> Matrix:
+    """The past with the usual cost on days that were no usual days, which then teach nothing.
+
+    A day is compared with the median of its weekday in the two weeks before and after it, which one
+    accident does not move and a new level only once.
+    """
     import numpy as np
 
-    values = fit_least_squares(past, 0, weekday).values
-    off = past - values
-    share = np.abs(off) / _positive(values)
-    spread = 1.4826 * np.median(share, axis=1, keepdims=True)
-    reach = _CLIP * spread * values
-    calm = (spread > 0) & (values > 0)
-    clipped: Matrix = np.where(calm, values + np.clip(off, -reach, reach), past)
-    return clipped
+    days = past.shape[1]
+    around = np.full((5, *past.shape), np.nan)
+    for row, weeks in zip(around, (-2, -1, 0, 1, 2), strict=True):
+        begin, end = max(WEEK * weeks, 0), days + min(WEEK * weeks, 0)
+        row[:, begin:end] = past[:, begin - WEEK * weeks : end - WEEK * weeks]
+    usual = np.nanmedian(around, axis=0)
+    off = past - usual
+    spread = 1.4826 * np.median(np.abs(off) / _positive(usual), axis=1, keepdims=True)
+    reach = np.maximum(_ACCIDENT * spread, _ACCIDENT_LEAST) * usual
+    calm = (spread > 0) & (usual > 0)
+    calmed: Matrix = np.where(calm & (np.abs(off) > reach), usual, past)
+    return calmed
 
 
 def _fit_line(past: Matrix, weights: Matrix, seasonal: Matrix, time: Matrix) -> Matrix:

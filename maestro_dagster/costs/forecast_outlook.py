@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from maestro_dagster.costs.forecast_history import CostHistory
 
 SCHEMA = "maestro.cost-forecast/v1"
-TOTAL = "total"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +79,11 @@ def foresee(
         CostError: as `forecast_costs` does.
 
     """
-    names = {TOTAL: history.total} if by is None else history.parts[by]
     first, last = month_of(history.last)
     left = (date.fromisoformat(last) - date.fromisoformat(history.last)).days + 1
     wanted = days if days is not None else left
     found = []
-    for name, sums in names.items():
+    for name, sums in history.names(by).items():
         made = forecast_today(sums, history.last, max(wanted, left), method)
         month = burn_down(sums, limit_nano, first=first, last=last, today=history.last, forecast=made)
         found.append(Outlook(name, made, month, wanted))
@@ -100,7 +98,7 @@ def outlook_report(history: CostHistory, outlooks: tuple[Outlook, ...], by: str 
         "as_of": history.last,
         "by": by,
         "level": outlooks[0].forecast.level if outlooks else None,
-        "unknown_events": sum(history.unknown.values()),
+        "unknown_events": history.unknown,
         "forecasts": [row.to_json() for row in outlooks],
     }
 

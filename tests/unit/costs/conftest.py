@@ -19,6 +19,7 @@ def _load(name: str, path: Path) -> None:
 
 
 _load("costs_support", Path(__file__).with_name("support.py"))
+_load("costs_trace", Path(__file__).with_name("trace.py"))
 
 
 @pytest.fixture

@@ -1,0 +1,106 @@
+"""What costs will be by the end of the month, and days that cost far more or less than expected.
+
+Materialise both after a day was compacted; they read daily sums, those of usage only in the spool too.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+
+from maestro_dagster.costs.anomaly_report import anomaly_report, draw_anomalies, search_history
+from maestro_dagster.costs.forecast_history import CostHistory, read_history
+from maestro_dagster.costs.forecast_outlook import draw_outlook, foresee, outlook_report
+from maestro_dagster.costs.plot import draw_burn_down, embed_svg
+from maestro_dagster.translate.resource import LakeResource
+
+HISTORY_DAYS = 120
+JUDGED_DAYS = 30
+
+
+@dg.asset(
+    deps=["usage_daily"],
+    group_name="costs",
+    kinds={"numpy"},
+    description="Where this month's costs will end, with a 90 % interval, and how such forecasts did before.",
+)
+def cost_forecast(lake: LakeResource) -> dg.MaterializeResult:
+    history = _read(lake)
+    (outlook,) = foresee(history)
+    unknown = history.unknown
+    report = outlook_report(history, (outlook,), None)["forecasts"][0]
+    month, end = report["month"], outlook.month.end
+    numbers = {  # doubles, for Dagster's plots; the exact amounts stand beside them
+        "month_to_date_usd": outlook.month.spent_nano / 1e9,
+        "month_end_usd": end.sum_nano / 1e9 if end else None,
+        "month_end_low_usd": end.low_nano / 1e9 if end else None,
+        "month_end_high_usd": end.high_nano / 1e9 if end else None,
+        "backtest_mape": (report["backtest"] or {}).get("mape"),
+        "naive_mape": (report["naive"] or {}).get("mape"),
+    }
+    return dg.MaterializeResult(
+        metadata={
+            **{name: dg.MetadataValue.float(value) for name, value in numbers.items() if value is not None},
+            "as_of": history.last,
+            "method": report["method"] or "none",
+            "reason": report["reason"],
+            "month_end_exact": f"{month['end_usd']} USD" if end else "cannot be said",
+            "events_without_price": unknown,
+            "days": dg.MetadataValue.md(embed_svg("daily costs", draw_outlook(outlook, unknown=unknown))),
+            "month": dg.MetadataValue.md(
+                embed_svg("month to date", draw_burn_down(outlook.month, title="The month", unknown=unknown))
+            ),
+        }
+    )
+
+
+@dg.asset(
+    deps=["usage_daily"],
+    group_name="costs",
+    kinds={"numpy"},
+    description="Days of the last 30 that cost far more or less than the days before them led to expect.",
+)
+def cost_anomalies(lake: LakeResource) -> dg.MaterializeResult:
+    history = _read(lake)
+    since = (datetime.now(UTC).date() - timedelta(days=JUDGED_DAYS)).isoformat()
+    found = search_history(history, since=since)
+    report = anomaly_report(history, found, since=since, by=None)
+    return dg.MaterializeResult(
+        metadata={
+            "anomalies": len(found),
+            "judged_since": since,
+            "events_without_price": report["unknown_events"],
+            "table": dg.MetadataValue.table([_row(anomaly) for anomaly in report["anomalies"]], _COLUMNS),
+            "days": dg.MetadataValue.md(embed_svg("daily costs", draw_anomalies(history, found))),
+        }
+    )
+
+
+_COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn(name, "string")
+        for name in ("day", "usd", "expected_usd", "more_usd", "score", "changed most")
+    ]
+)
+
+
+def _row(anomaly: dict[str, Any]) -> dg.TableRecord:
+    most: dict[str, str] = {}  # of each dimension: causes stand with the largest first
+    for cause in anomaly["causes"]:
+        most.setdefault(cause["dimension"], f"{cause['dimension']} {cause['name']} {cause['more_usd']}")
+    return dg.TableRecord(
+        {
+            "day": anomaly["day"],
+            "usd": anomaly["usd"],
+            "expected_usd": anomaly["expected_usd"],
+            "more_usd": anomaly["more_usd"],
+            "score": str(anomaly["score"]),
+            "changed most": "; ".join(most.values()),
+        }
+    )
+
+
+def _read(lake: LakeResource) -> CostHistory:
+    today = datetime.now(UTC).date()
+    first = (today - timedelta(days=HISTORY_DAYS)).isoformat()
+    return read_history(lake.open(), lake.spool(), first=first, last=today.isoformat())
