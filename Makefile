@@ -4,12 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo-project
+# The FOCUS validator runs on Python 3.12 only, with libraries older than ours.
+PYTHON312 ?= python3.12
+FOCUS := .venv-focus
 PYTEST_ARGS ?=
 # Two to four at a time: more would only wait for each other.
 PARALLEL ?= --numprocesses auto --maxprocesses 4 --dist loadgroup
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help setup demo dev test lint bench soak wheel-test picture lock clean
+.PHONY: help setup demo dev test lint bench soak wheel-test focus picture lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort
@@ -59,6 +62,16 @@ soak: $(VENV)/development ## the same tests with full counts (tens of minutes)
 wheel-test: $(VENV)/development ## build the wheel, install it in an empty environment, use it
 	MAESTRO_WHEEL_TEST=1 $(BIN)/python -m pytest tests/wheel --timeout 900 $(PYTEST_ARGS)
 
+$(FOCUS)/ready: tests/focus/requirements.lock
+	@$(PYTHON312) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' || { echo "Python 3.12 is needed for the FOCUS validator: install it (Debian and Ubuntu: apt-get install python3.12-venv; elsewhere: uv python install 3.12), then call make focus PYTHON312=/path/to/python3.12"; exit 1; }
+	$(PYTHON312) -m venv --clear $(FOCUS)
+	$(FOCUS)/bin/pip install --quiet --no-deps --require-hashes -r tests/focus/requirements.lock
+	$(FOCUS)/bin/pip check
+	@touch $@
+
+focus: $(VENV)/development $(FOCUS)/ready ## judge a FOCUS export by the FinOps Foundation's validator (needs Python 3.12)
+	$(BIN)/python tests/focus/check.py $(FOCUS)/bin/python
+
 picture: $(VENV)/development ## re-make the screenshots of the README (needs chromium)
 	$(BIN)/python docs/picture.py
 
@@ -66,6 +79,7 @@ picture: $(VENV)/development ## re-make the screenshots of the README (needs chr
 lock: ## compile the locks again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group install --group dev --all-extras -o requirements-dev.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group install -c requirements-dev.lock -o requirements.lock
+	uv pip compile --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --quiet tests/focus/requirements.in -o tests/focus/requirements.lock
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(DEMO_DIR) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(FOCUS) $(DEMO_DIR) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -91,7 +91,8 @@ def focus_batches(usage: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[pa
             with duckdb.connect(config={"temp_directory": folder, "memory_limit": _MEMORY}) as connection:
                 connection.register("usage", reader)
                 connection.execute(_read_sql("focus_charge"))
-                yield from connection.sql(_read_sql("focus_row")).to_arrow_reader(_BATCH_ROWS)
+                rows = connection.sql(_read_sql("focus_row")).to_arrow_reader(_BATCH_ROWS)
+                yield from (batch.cast(focus_schema()) for batch in rows)
         except duckdb.Error as error:
             raise CostError(
                 f"usage cannot be told in FOCUS: {str(error).splitlines()[0][:200]}", code="focus-failed"
