@@ -201,7 +201,8 @@ class _Day:
         if not groups:
             return []
         table = rows.read(sorted(groups))
-        return list_records(table.filter(pc.is_in(table.column("run_id"), pa.array(sorted(runs)))))
+        asked = pc.is_in(table.column("run_id"), pa.array(sorted(runs)))
+        return list_records(table.filter(asked), self._day)
 
     def read_keys(self, ranges: list[Range]) -> list[LineageRecord]:
         if self._index is None:
@@ -218,9 +219,8 @@ class _Day:
             shift[group] = before - starts[group]
             before += starts[group + 1] - starts[group]
         table = rows.read(groups)
-        return list_records(
-            table.take([row + shift[place] for row, place in zip(found, places, strict=True)])
-        )
+        chosen = [row + shift[place] for row, place in zip(found, places, strict=True)]
+        return list_records(table.take(chosen), self._day)
 
     def _open_rows(self) -> _Opened:
         if self._rows is None:

@@ -39,7 +39,7 @@ _HEX = 16  # hexadecimal digits of a key
 _MONEY = {"failed_usd": "failed_nano", "retry_usd": "retry_nano"}
 _PLAIN = (
     "run_id", "tenant", "project", "env", "flow", "flow_digest", "step", "iteration", "uses", "status",
-    "attempts", "day", "digest", "media_type", "size", "unknown", "reused", "source_run", "source_day",
+    "attempts", "digest", "media_type", "size", "unknown", "reused", "source_run", "source_day",
 )  # fmt: skip
 
 
@@ -126,10 +126,11 @@ def table_records(records: Sequence[LineageRecord]) -> pa.Table:
         ) from None
 
 
-def list_records(table: pa.Table) -> list[LineageRecord]:
-    """The rows as records; columns that were not read have their default."""
+def list_records(table: pa.Table, day: str) -> list[LineageRecord]:
+    """The rows of a day as records; which day it is says their folder."""
     found = []
     for row in table.to_pylist():
+        row["day"] = day
         cost = row.pop("cost_usd")
         row["known_nano"] = _nano(cost) or 0
         row["saved_nano"] = _nano(row.pop("saved_usd"))

@@ -93,7 +93,7 @@ def ever(run_id: str) -> bool:
 def test_a_record_survives_the_spool_and_the_lake() -> None:
     for record in (RICH, make_record(), make_record(digest="", known_nano=0, unknown=1)):
         assert decode_record(encode_record(record).rstrip(b"\n"), "here") == record
-        assert list_records(table_records([record])) == [record]
+        assert list_records(table_records([record]), DAY) == [record]
 
 
 def test_a_cost_of_which_nothing_is_known_is_null_in_the_lake() -> None:
