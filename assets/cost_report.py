@@ -1,0 +1,78 @@
+"""Costs of the month so far, by model and by flow, and the last 30 days; `maestro cost report` tells more."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import dagster as dg
+
+from maestro_dagster.costs.plot import draw_bars, draw_stack, embed_svg
+from maestro_dagster.costs.question import Costs, Group, MonthToDate, answer, month_reach, month_to_date
+from maestro_dagster.manifest.money import format_nano
+from maestro_dagster.translate.resource import LakeResource
+
+DAYS = 30
+
+
+@dg.asset(
+    deps=["usage_daily"],
+    group_name="costs",
+    kinds={"duckdb"},
+    description="Month to date by model and flow, what failures and retries cost, and the last 30 days.",
+)
+def cost_report(lake: LakeResource) -> dg.MaterializeResult:
+    today = datetime.now(UTC).date().isoformat()
+    days = [(date.fromisoformat(today) - timedelta(days=back)).isoformat() for back in range(DAYS)][::-1]
+
+    def ask(costs: Costs) -> tuple[MonthToDate, dict[str, list[int]]]:
+        kinds = costs.daily("kind", days[0], today)
+        layers = {name: [found.get(day, 0) for day in days] for (name,), found in kinds.items()}
+        return month_to_date(costs, today), layers
+
+    reach = min(month_reach(today), days[0])
+    month, layers = answer(lake.open(), lake.spool(), ask, since=reach, until=today)
+    total, unknown = month.total, month.total.unknown
+    models = [(" ".join(model.name), model.nano) for model in month.models]
+    numbers = {  # doubles, for Dagster's plots; the exact amounts stand beside them
+        "month_to_date_usd": total.nano,
+        "month_before_usd": month.before.nano,
+        "failures_usd": month.failures.nano,
+        "retries_usd": month.retries.nano,
+    }
+    return dg.MaterializeResult(
+        metadata={
+            **{name: dg.MetadataValue.float(nano / 1e9) for name, nano in numbers.items()},
+            "month": month.month,
+            "as_of": today,
+            "month_to_date": f"{format_nano(total.nano)} USD",
+            "same_days_of_month_before": f"{format_nano(month.before.nano)} USD",
+            "failures": f"{format_nano(month.failures.nano)} USD",
+            "retries": f"{format_nano(month.retries.nano)} USD",
+            "events": total.events,
+            "events_without_price": unknown,
+            "by_model": _table(("provider", "model"), month.models),
+            "by_flow": _table(("flow",), month.flows),
+            "days": _picture("daily costs by kind", draw_stack(days, layers, title="The last 30 days")),
+            "models": _picture(
+                "month to date by model", draw_bars(models, title=f"Models in {month.month}", unknown=unknown)
+            ),
+        }
+    )
+
+
+def _table(names: tuple[str, ...], groups: tuple[Group, ...]) -> dg.TableMetadataValue:
+    columns = (*names, "usd", "events", "without price", "tokens in", "tokens out")
+    rows = [
+        (*group.name, format_nano(group.nano), group.events, group.unknown, *_tokens(group))
+        for group in groups
+    ]
+    return dg.MetadataValue.table(
+        [dg.TableRecord(dict(zip(columns, map(str, row), strict=True))) for row in rows],
+        dg.TableSchema([dg.TableColumn(name, "string") for name in columns]),
+    )
+
+
+def _tokens(group: Group) -> tuple[int, int]:
+    return group.counts["tokens_in"], group.counts["tokens_out"]
+
+
+def _picture(alt: str, svg: str) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(embed_svg(alt, svg))
