@@ -18,6 +18,7 @@ TABLE = {
     "anomalies": Row(f"{_CLI}.cost_anomalies:command", "Find days that cost far more or less than expected."),
     "retain": Row(f"{_CLI}.cost_retain:command", "Remove usage that is older than its tier allows."),
     "forget": Row(f"{_CLI}.cost_forget:command", "Forget a person in the usage data."),
+    "budget": Row(f"{_CLI}.cost_budget:command", "Show, freeze and thaw budgets."),
     "export": Row(f"{_CLI}.cost_export:command", "Write the usage of a period to a file."),
 }
 

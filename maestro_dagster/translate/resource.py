@@ -15,7 +15,7 @@ from maestro_dagster.artifacts.interface import Artifact, ArtifactStore
 from maestro_dagster.translate.runtime import Runtime, project_runtime
 
 if TYPE_CHECKING:
-    from maestro_dagster.costs.compact import CompactionReport
+    from maestro_dagster.costs.compact import Check, CompactionReport
     from maestro_dagster.costs.lake import Lake
     from maestro_dagster.costs.spool import Spool
     from maestro_dagster.engine.interface import RunView
@@ -125,17 +125,22 @@ class LakeResource(_ProjectResource):
         runtime = self.open_runtime()
         return open_lake(runtime.lake or runtime.home / "lake")
 
-    def compact(self, day: str) -> CompactionReport:
-        """Publishes a day (YYYY-MM-DD) with what the spool has of it. Raises CostError."""
+    def compact(self, day: str, check: Check | None = None) -> CompactionReport:
+        """Publishes a day (YYYY-MM-DD) with what the spool has of it, if `check` lets it pass.
+
+        Raises CostError.
+        """
         from maestro_dagster.costs.compact import compact_day
 
-        return compact_day(self.spool(), self.open(), day, self.has_ended)
+        return compact_day(self.spool(), self.open(), day, self.has_ended, check)
 
     def waiting_days(self) -> tuple[str, ...]:
-        """Days that the spool still has usage of, ascending."""
+        """Days that the spool still has usage or lineage of, ascending."""
         from maestro_dagster.costs.compact import spool_days
+        from maestro_dagster.costs.lineage import lineage_days
 
-        return spool_days(self.spool())
+        spool = self.spool()
+        return tuple(sorted({*spool_days(spool), *lineage_days(spool.folder)}))
 
     def spool(self) -> Spool:
         return self.open_runtime().engine.services.spool
@@ -145,7 +150,7 @@ class LakeResource(_ProjectResource):
         from maestro_dagster.errors import JournalError
 
         try:
-            return self.open_runtime().engine.view(run_id).evidence is not None
+            return self.open_runtime().engine.services.journal.run(run_id).evidence_path is not None
         except JournalError:
             return False
 

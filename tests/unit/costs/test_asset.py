@@ -13,6 +13,7 @@ from costs_support import DAY, make_event
 
 from maestro_dagster.costs.lake import Lake, lake_total, open_lake
 from maestro_dagster.costs.spool import Spool
+from maestro_dagster.costs.stage import read_quarantine
 from maestro_dagster.translate.resource import LakeResource
 
 
@@ -30,7 +31,8 @@ class LakeOfTest(LakeResource):
 
 @pytest.fixture
 def resource(tmp_path: Path, spool: Spool) -> LakeOfTest:
-    return LakeOfTest(folder=str(tmp_path / "lake"), spool_folder=str(spool.folder))
+    (tmp_path / "pyproject.toml").write_text('[tool.maestro]\ntenant = "tenant"\n', encoding="utf-8")
+    return LakeOfTest(folder=str(tmp_path / "lake"), spool_folder=str(spool.folder), project=str(tmp_path))
 
 
 def load(repository: Path, name: str) -> Any:
@@ -46,7 +48,7 @@ def load(repository: Path, name: str) -> Any:
 def fill(spool: Spool) -> None:
     for run, costs in (("ended", (1, 2, None)), ("alive", (4,))):
         with spool.open_run(run) as writer:
-            writer.append([make_event(run, cost_nano=cost) for cost in costs])
+            writer.append([make_event(run, cost_nano=cost, price="rates@2026-01-01") for cost in costs])
     with spool.open_run("alive") as writer:
         writer.append([make_event("alive", phase="intent", cost_nano=100)])
 
@@ -66,11 +68,37 @@ def test_the_asset_publishes_a_day_and_its_check_holds(
     assert metadata["dagster/row_count"] == 4
     assert metadata["sum_usd"] == "0.000000007"
     assert (metadata["events_without_price"], metadata["open_calls_left"]) == (1, 1)
-    (check,) = result.get_asset_check_evaluations()
-    assert (check.check_name, check.passed) == ("spool_equals_lake", True)
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert checks.keys() >= {"money", "schema", "spool_equals_lake"}
+    # `references` warns: the project of this test has no flow and no run of those names.
+    assert {name for name, check in checks.items() if not check.passed} <= {"references"}
+    assert "| rule |" in str(checks["money"].metadata["facts"].value)
     lake: Lake = open_lake(tmp_path / "lake")
     assert [lake_total(lake, run) for run in ("ended", "alive")] == [(3, 1), (4, 0)]
     assert spool.runs() == ("alive",)
+
+
+def test_a_day_that_fails_a_check_is_in_quarantine_and_nothing_of_it_is_published(
+    repository: Path, spool: Spool, resource: LakeOfTest, tmp_path: Path
+) -> None:
+    with spool.open_run("ended") as writer:
+        writer.append([make_event("ended", cost_nano=1, price="")])  # a cost that no price made
+    usage_daily = load(repository, "assets/usage_daily.py").usage_daily
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(
+            [usage_daily],
+            partition_key=DAY,
+            resources={"lake": resource},
+            instance=instance,
+            raise_on_error=False,
+        )
+    assert not result.success
+    assert result.get_asset_materialization_events() == []
+    assert next(c.check_name for c in result.get_asset_check_evaluations() if not c.passed) == "money"
+    lake = open_lake(tmp_path / "lake")
+    assert lake.usage.days() == ()
+    assert (read_quarantine(lake, DAY) or {})["rows"] == 1
+    assert spool.runs() == ("ended",)
 
 
 def test_the_schedule_asks_for_every_day_that_waits(

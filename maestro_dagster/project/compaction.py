@@ -1,0 +1,57 @@
+"""Compacting a project's usage by hand: what the asset `usage_daily` does for a day."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from maestro_dagster.errors import JournalError
+from maestro_dagster.project.root import Project
+
+if TYPE_CHECKING:
+    from maestro_dagster.costs.compact import CompactionReport
+
+
+def list_waiting_days(project: Project) -> tuple[str, ...]:
+    """Days that the spool still has usage or lineage of, ascending.
+
+    Raises CostError (`spool-corrupt`, `lineage-corrupt`).
+    """
+    from maestro_dagster.costs.lineage import lineage_days
+    from maestro_dagster.costs.spool import Spool
+
+    return tuple(sorted({*Spool(project.spool).days(), *lineage_days(project.spool)}))
+
+
+def compact_project_days(project: Project, days: Iterable[str]) -> Iterator[CompactionReport]:
+    """Publishes each day, or puts it into quarantine where a check blocks. Raises CostError."""
+    from maestro_dagster.costs.artifact import compact_lineage
+    from maestro_dagster.costs.compact import compact_day
+    from maestro_dagster.costs.lake import open_lake
+    from maestro_dagster.costs.spool import Spool
+    from maestro_dagster.project.usage_check import open_usage_check
+
+    lake = open_lake(project.lake)
+    check = open_usage_check(lake, project)
+    ended = _ended_runs(project)
+    for day in days:
+        report = compact_day(Spool(project.spool), lake, day, ended, check)
+        compact_lineage(project.spool, lake, day, ended)
+        yield report
+
+
+def _ended_runs(project: Project) -> Callable[[str], bool]:
+    """A run whose evidence is written uses nothing more; an unknown one may still be anybody's."""
+    from maestro_dagster.project.services import open_journal
+
+    if not project.journal.exists():
+        return lambda _: False
+    journal = open_journal(project)
+
+    def has_ended(run_id: str) -> bool:
+        try:
+            return journal.run(run_id).evidence_path is not None
+        except JournalError:
+            return False
+
+    return has_ended
