@@ -209,11 +209,10 @@ def _select_older(paths: Sequence[str]) -> str:
 
     from maestro_dagster.costs.schema import complete_usage
 
-    (usual,) = complete_usage(pa.table({"event_id": [""]})).to_pylist()
+    first = {name: [""] for name in COLUMNS[: COLUMNS.index("occurred_at") + 1]}  # version 1 has all of these
+    (usual,) = complete_usage(pa.table(first)).to_pylist()
     columns = [
-        name
-        if usual[name] is None or name == "occurred_at"
-        else f"coalesce({name}, {_quote(usual[name])}) AS {name}"
+        name if name in first or usual[name] is None else f"coalesce({name}, {_quote(usual[name])}) AS {name}"
         for name in COLUMNS
     ]
     source = f"SELECT * FROM empty_usage UNION ALL BY NAME {_select(paths, ('*',), by_name=True)}"  # noqa: S608
