@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from maestro_dagster.costs.period import spell_day
 from maestro_dagster.errors import CostError
 from maestro_dagster.manifest.money import format_nano
 
@@ -28,7 +29,7 @@ class Account:
 
     key: str
     name: str
-    renews: str = ""  # in words; empty: never, it is for one run
+    renews: str = ""  # YYYY-MM-DD, at midnight UTC; empty: never, it is for one run
     soft_nano: int | None = None
     hard_nano: int | None = None
     tokens: int | None = None
@@ -162,7 +163,9 @@ def check_room(account: Account, tally: Tally, nano: int | None, tokens: int, pl
 
 def exhausted_error(account: Account, limit: str, left: str, asked: str, place: str) -> CostError:
     """Names the budget, its limit, what is left, and when it renews."""
-    renews = f"it renews on {account.renews}" if account.renews else "it does not renew"
+    renews = "it does not renew"
+    if account.renews:
+        renews = f"it renews on {spell_day(account.renews)}, 00:00 UTC"
     return CostError(
         f"the budget {account.name} is used up: of {limit} there is {left} left, {asked}; {renews}",
         place=place,

@@ -261,11 +261,15 @@ class BudgetTree:
 
     def admit(self, flow: str, nano: int | None, day: str) -> tuple[list[CostError], list[str]]:
         """(why a run of this estimated cost may not begin, what its budgets warn of). Holds nothing."""
+        path = f"{self.tenant}/{self.project}/{flow}"
+        refused = [
+            frozen_error(freeze, "")
+            for freeze in self.counter.list_frozen()
+            if f"{path}/".startswith(f"{freeze.path}/")
+        ]
         accounts = self.accounts(day, flow)
         if not accounts:
-            return [], []
-        paths = {account.path for account in accounts}
-        refused = [frozen_error(freeze, "") for freeze in self.counter.list_frozen() if freeze.path in paths]
+            return refused, []
         tallies = self.counter.read([account.key for account in accounts])
         warnings = []
         for account in accounts:
@@ -336,7 +340,7 @@ def _list_accounts(
         run_id, own = run
         path = "/".join((*names, run_id))
         limits = [*own, *(node.limits[_RUN] for node in nodes if _RUN in node.limits)]
-        if limits:
+        if limits or found or step[1] is not None:  # also without a limit: the node can be frozen
             found.append(_make_account(path, f"run {run_id}", None, _tightest(limits), chapter))
         if step[1] is not None:
             name = f"step {step[0]} of run {run_id}"
@@ -348,7 +352,7 @@ def _make_account(path: str, name: str, period: Period | None, limit: Limit, cha
     return Account(
         key=f"{path}#{_RUN}" if period is None else _period_key(path, period),
         name=name if period is None else f"{name}, {period.name} {period.label}",
-        renews="" if period is None else period.renews,
+        renews="" if period is None else period.until,
         soft_nano=limit.soft_nano,
         hard_nano=limit.hard_nano,
         tokens=limit.tokens,

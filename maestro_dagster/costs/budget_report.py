@@ -106,7 +106,7 @@ def _paths(tree: BudgetTree, day: str) -> set[str]:
 def _live(day: str, tallies: Mapping[str, Tally], find_run: FindRun) -> Iterator[Standing]:
     for key, tally in sorted(tallies.items()):
         path, _, period = key.partition("#")
-        _, _, _, *below = path.split("/")
+        below = path.split("/")[len(SCOPES) :]
         if period != "run" or not below or (run := find_run(below[0])) is None:
             continue
         for account in run.accounts(day, below[1] if len(below) > 1 else ""):
@@ -129,7 +129,7 @@ def _row(account: Account, tally: Tally, frozen: Mapping[str, Freeze]) -> dict[s
         "tokens": tally.spent_tokens,
         "tokens_limit": account.tokens,
         "events_without_price": tally.unknown,
-        "renews": account.renews or None,
+        "renews": f"{account.renews}T00:00:00Z" if account.renews else None,
         "actions": list(reached(account, tally)),
         "frozen": None if stop is None else stop.reason,
     }

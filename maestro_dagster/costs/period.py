@@ -21,11 +21,11 @@ class Period:
     since: str
     until: str
 
-    @property
-    def renews(self) -> str:
-        """In words that nobody can take for another date."""
-        day = date.fromisoformat(self.until)
-        return f"{day.day} {_MONTHS[day.month - 1]} {day.year}, 00:00 UTC"
+
+def spell_day(day: str) -> str:
+    """YYYY-MM-DD in words that nobody can take for another date."""
+    found = date.fromisoformat(day)
+    return f"{found.day} {_MONTHS[found.month - 1]} {found.year}"
 
 
 @lru_cache(maxsize=64)

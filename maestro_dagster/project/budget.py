@@ -1,0 +1,77 @@
+"""The budgets of a project as its operator asks for them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from maestro_dagster.errors import CostError, JournalError
+from maestro_dagster.project.root import Project
+
+
+def show_budgets(project: Project) -> dict[str, Any]:
+    """How every budget stands, those of runs that are going on too."""
+    from maestro_dagster.costs.budget import RunBudget
+    from maestro_dagster.costs.budget_report import budget_report, list_standings
+    from maestro_dagster.engine.trying import open_budget
+    from maestro_dagster.project.services import open_budgets, open_journal
+
+    tree, journal, day = open_budgets(project), open_journal(project), today()
+
+    def find_run(run_id: str) -> RunBudget | None:
+        if not project.journal.exists():
+            return None
+        try:
+            run = journal.run(run_id)
+        except JournalError:
+            return None  # another project of the tenant counts in the same database
+        return open_budget(tree, run, journal.flow(run.flow_digest))
+
+    try:
+        standings = list_standings(tree, day, find_run)
+        return budget_report(
+            standings, tree.counter.list_frozen(), tenant=tree.tenant, project=tree.project, day=day
+        )
+    finally:
+        tree.counter.close()
+        journal.close()
+
+
+def recount_budgets(project: Project) -> int:
+    """Counts the usage of this quarter anew, for counters that were lost. Gives how many accounts there are.
+
+    Only for the file of the home: a database is shared, and no project has the usage of all. Usage of
+    runs that have not ended is left out, since they book it themselves when they go on.
+    """
+    from maestro_dagster.costs.budget_report import sum_usage
+    from maestro_dagster.costs.compact import read_usage
+    from maestro_dagster.costs.counter_sqlite import SqliteCounter
+    from maestro_dagster.costs.lake import open_lake
+    from maestro_dagster.costs.period import periods_of
+    from maestro_dagster.costs.spool import Spool
+    from maestro_dagster.project.services import open_budgets, open_journal
+
+    tree = open_budgets(project, anew=True)
+    if not isinstance(tree.counter, SqliteCounter):
+        raise CostError(
+            "budgets that are counted in PostgreSQL are shared, and are not counted anew from one project",
+            place="setting database",
+            remedy="restore the database from its backup",
+            code="budget-recount-shared",
+        )
+    going: set[str] = set()
+    if project.journal.exists():
+        journal = open_journal(project)
+        going = {run_id for status in ("requested", "running") for run_id, _ in journal.statuses(status)}
+        journal.close()
+    since = periods_of(today())[2].since
+    events = read_usage(Spool(project.spool), open_lake(project.lake), since=since)
+    sums = sum_usage(tree, (event for event in events if event.run_id not in going))
+    tree.counter.restore(sums)
+    tree.counter.close()
+    return len(sums)
+
+
+def today() -> str:
+    """YYYY-MM-DD in UTC."""
+    return time.strftime("%Y-%m-%d", time.gmtime())
