@@ -19,7 +19,7 @@ JUDGED_DAYS = 30
 
 
 @dg.asset(
-    deps=["usage_daily"],
+    deps=["usage_cubes"],
     group_name="costs",
     kinds={"numpy"},
     description="Where this month's costs will end, with a 90 % interval, and how such forecasts did before.",
@@ -55,7 +55,7 @@ def cost_forecast(lake: LakeResource) -> dg.MaterializeResult:
 
 
 @dg.asset(
-    deps=["usage_daily"],
+    deps=["usage_cubes"],
     group_name="costs",
     kinds={"numpy"},
     description="Days of the last 30 that cost far more or less than the days before them led to expect.",
