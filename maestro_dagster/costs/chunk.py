@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 from maestro_dagster.costs.interface import Chunk
@@ -52,7 +53,7 @@ def _chunk(run_id: str, path: Path, data: bytes, number: int, day: str | None, e
     if day and data.count(marker) == lines:
         return Chunk(run_id, str(path), data, lines, frozenset(), end)
     found = _TIME.findall(data)
-    if len(found) != lines:
+    if len(found) != lines or not all(map(_is_day, set(found))):
         data = _repair(raw, path, number, every=True)
         found = _TIME.findall(data)
     days = frozenset(text.decode() for text in set(found))
@@ -74,3 +75,11 @@ def _repair(data: bytes, path: Path, number: int, *, every: bool) -> bytes:
             raise corrupt_line(f"{path}:{count}")
         kept.append(line + b"\n")
     return b"".join(kept)
+
+
+def _is_day(text: bytes) -> bool:
+    try:
+        date.fromisoformat(text.decode())
+    except ValueError:
+        return False
+    return True
