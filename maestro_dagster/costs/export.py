@@ -200,7 +200,7 @@ def _split(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
 class _Writer(Protocol):
     def write(self, table: pa.Table) -> None: ...
     def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, kind: object, *_: object) -> None: ...
 
 
 def _open_writer(path: Path, form: str) -> _Writer:
@@ -227,7 +227,7 @@ class _ParquetWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         self._writer.close()
 
 
@@ -236,16 +236,13 @@ class _CsvWriter:
 
     def __init__(self, path: Path, schema: pa.Schema, time: str) -> None:
         self._schema, self._time = schema, time
+        self._header = True
         self._file = path.open("wb")
-        self._write(schema.empty_table(), header=True)
 
     def write(self, table: pa.Table) -> None:
-        self._write(table.cast(self._schema), header=False)
-
-    def _write(self, table: pa.Table, *, header: bool) -> None:
         import polars as pl
 
-        frame = pl.from_arrow(table)
+        frame = pl.from_arrow(table.cast(self._schema))
         if not isinstance(frame, pl.DataFrame):
             raise TypeError("a table became no frame")
         # A name from a flow must not become a formula in somebody's spreadsheet.
@@ -257,15 +254,21 @@ class _CsvWriter:
             for name, kind in frame.schema.items()
             if kind == pl.String
         ]
-        frame.with_columns(guarded).write_csv(
-            self._file, include_header=header, datetime_format=self._time, null_value=""
+        text = frame.with_columns(guarded).write_csv(
+            include_header=self._header, datetime_format=self._time, null_value=""
         )
+        self._file.write(text.encode())  # by us: polars would hide why a write failed
+        self._header = False
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if self._header and kind is None:  # nothing was used
+                self.write(self._schema.empty_table())
+        finally:
+            self._file.close()
 
 
 def _settle(draft: Path) -> tuple[str, int]:

@@ -85,7 +85,8 @@ def focus_batches(usage: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[pa
     from maestro_dagster.costs.schema import usage_schema
 
     schema = usage_schema()
-    reader = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in usage))
+    failures: list[CostError] = []  # of reading: on its way through DuckDB an error loses its class
+    reader = pa.RecordBatchReader.from_batches(schema, _watch(usage, schema, failures))
     with tempfile.TemporaryDirectory(prefix=".focus-", dir=scratch) as folder:
         try:
             with duckdb.connect(config={"temp_directory": folder, "memory_limit": _MEMORY}) as connection:
@@ -94,9 +95,22 @@ def focus_batches(usage: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[pa
                 rows = connection.sql(_read_sql("focus_row")).to_arrow_reader(_BATCH_ROWS)
                 yield from (batch.cast(focus_schema()) for batch in rows)
         except duckdb.Error as error:
+            if failures:
+                raise failures[0] from error
             raise CostError(
                 f"usage cannot be told in FOCUS: {str(error).splitlines()[0][:200]}", code="focus-failed"
             ) from error
+
+
+def _watch(
+    usage: Iterable[pa.RecordBatch], schema: pa.Schema, failures: list[CostError]
+) -> Iterator[pa.RecordBatch]:
+    try:
+        for batch in usage:
+            yield batch.cast(schema)
+    except CostError as error:
+        failures.append(error)
+        raise
 
 
 def table_of_charges(charges: Sequence[Charge]) -> pa.Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+from calendar import monthrange
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,71 @@ def export_period(
     seal = target.with_name(target.name + STATEMENT_SUFFIX)
     _write(seal, bundle)
     return SignedExport(statement, target, bundle, seal)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionExport:
+    """An export made by Dagster. `lake_nano` and `lake_unknown` are what the manifests of its days say,
+    `file_nano` is what the file holds; `told`: what came of the webhook.
+    """
+
+    export: SignedExport
+    lake_nano: int
+    lake_unknown: int
+    file_nano: int
+    told: str
+
+    @property
+    def balanced(self) -> bool:
+        statement = self.export.statement
+        return self.lake_nano == self.file_nano == statement.sum_nano and (
+            self.lake_unknown == statement.unknown
+        )
+
+
+def export_partition(
+    lake: Lake, home: Path, form: str, day: str, signer: Signer, *, monthly: bool = False
+) -> PartitionExport:
+    """What is published of a day, or of the month that begins with it, in `<home>/exports/<form>/`.
+
+    A webhook that fails does not undo the export: `told` says so, and the next one of the day repeats it.
+    """
+    from maestro_dagster.costs.export import export_error, measure_export
+    from maestro_dagster.costs.statement import FORMATS
+    from maestro_dagster.costs.table import in_period
+
+    last = f"{day[:7]}-{monthrange(int(day[:4]), int(day[5:7]))[1]}" if monthly else day
+    name = f"month={day[:7]}" if monthly else f"day={day}"
+    folder = home / "exports" / form / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise export_error(error, folder) from error
+    target = folder / f"{'focus' if form.startswith('focus') else 'usage'}{FORMATS[form]}"
+    found = (lake.usage.manifest(each) for each in lake.usage.days() if in_period(each, day, last))
+    manifests = [manifest for manifest in found if manifest is not None]
+    export = export_period(lake, target, form, signer, since=day, until=last)
+    return PartitionExport(
+        export,
+        sum(manifest.sum_nano for manifest in manifests),
+        sum(manifest.unknown for manifest in manifests),
+        measure_export(target, form)[1],
+        _tell(export),
+    )
+
+
+def _tell(export: SignedExport) -> str:
+    from maestro_dagster.errors import MaestroError
+    from maestro_dagster.project.root import find_project
+
+    try:
+        project = find_project()
+        if project.settings.export_webhook is None:
+            return "none is set"
+        delivery, _ = send_period(project, export, project.settings.export_webhook)
+    except MaestroError as error:
+        return f"not told: {error.fact}"
+    return f"{delivery.host} took it (attempt {delivery.attempts})"
 
 
 def sign_export(statement: ExportStatement, signer: Signer) -> bytes:

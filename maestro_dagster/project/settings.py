@@ -85,6 +85,9 @@ class Settings:
     model_base_url: str | None = _setting(
         "base URL of an OpenAI-compatible model server", check="url?", default=None
     )
+    export_webhook: str | None = _setting(
+        "URL that is told of each export that Dagster makes; none: nobody", check="url?", default=None
+    )
     origins: Mapping[str, Origin] = field(default_factory=dict, metadata={"check": ""})
 
     def origin(self, name: str) -> Origin:
