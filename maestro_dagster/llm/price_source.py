@@ -71,6 +71,8 @@ def _read_url(url: str) -> PriceList:
             data = answer.read(LARGEST + 1)
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise CostError(
             f"the price list cannot be fetched: {reason}",
             place=name,
