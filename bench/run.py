@@ -1,7 +1,8 @@
 """`make bench [NAME=...]`: each benchmark runs both sides in one run, alternating, in fresh processes.
 
-A side is a function in `bench/<module>.py` that measures itself and returns {name: value}. One line is
-printed per benchmark:
+A side is a function in `bench/<module>.py` that measures itself and returns {name: value}. A module's
+`prepare(folder)`, if it has one, makes data that all its sides read: once, its folder stands in
+MAESTRO_BENCH_DATA. Other MAESTRO_BENCH_ variables say how much. One line is printed per benchmark:
 
     BENCH {"name","unit","n","ours":{"median","p95"},"theirs":{"median","p95"},"ratio","against"}
 
@@ -10,18 +11,21 @@ printed per benchmark:
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
+import importlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 FOLDER = Path(__file__).resolve().parent
+DATA = "MAESTRO_BENCH_DATA"
 
 
 @dataclass(frozen=True)
@@ -77,11 +81,49 @@ LINES = (
         "stock sensor, daemon and launcher on the same repository",
     ),
     Line("evidence_1k", "ms", "evidence", "maestro", "zip_and_fsync", "fsync + zip of the same bytes", n=15),
+    Line(
+        "cost_model_day_50m",
+        "s",
+        "cost_model_day",
+        "usage",
+        "memory_floor",
+        "numpy adding up the same rows' money (int64) and model numbers (int32) in memory, one thread",
+        n=7,
+    ),
+    Line("cube_query", "s", "cost_model_day", "cube", "usage", "the same question on the raw usage", n=7),
+    Line(
+        "usage_append",
+        "ms per event, 8 writers",
+        "usage_append",
+        "spool",
+        "parquet",
+        "Parquet micro-files with fsync",
+        key="single",
+    ),
+    Line(
+        "usage_append_100",
+        "ms per event, 8 writers, batches of 100",
+        "usage_append",
+        "spool",
+        "parquet",
+        "Parquet micro-files with fsync",
+        key="batch",
+    ),
+    Line(
+        "usage_append",
+        "ms per event, 8 writers",
+        "usage_append",
+        "spool",
+        "duckdb",
+        "DuckDB open, insert, close",
+        key="single",
+    ),
+    Line("day_rebuild", "s", "day_rebuild", "one_day", "all_days", "rebuilding all 30 days", n=3),
     Line("lint_10k", "CPU s", "lint", "maestro", "yaml_compose", "ruamel.yaml compose of the same file", n=3),
 )
 
 
-def measure(module: str, side: str) -> dict[str, float]:
+def measure(module: str, side: str, data: str = "") -> dict[str, float]:
     """One measurement in a fresh process with an empty home."""
     # A worker may still be closing its run when the loop is stopped.
     with tempfile.TemporaryDirectory(prefix="maestro-bench-", ignore_cleanup_errors=True) as folder:
@@ -89,10 +131,11 @@ def measure(module: str, side: str) -> dict[str, float]:
             **{
                 name: value
                 for name, value in os.environ.items()
-                if not name.startswith(("MAESTRO_", "DAGSTER_"))
+                if not name.startswith(("MAESTRO_", "DAGSTER_")) or name.startswith("MAESTRO_BENCH_")
             },
             "HOME": folder,
             "DAGSTER_DISABLE_TELEMETRY": "yes",
+            **({DATA: data} if data else {}),
         }
         done = subprocess.run(
             [sys.executable, str(Path(__file__)), "--side", module, side, folder],
@@ -107,13 +150,21 @@ def measure(module: str, side: str) -> dict[str, float]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@contextlib.contextmanager
+def prepare(module: str) -> Iterator[str]:
+    """The folder with the data of a module, "" for one that needs none; removed at the end."""
+    if not hasattr(load(module), "prepare"):
+        yield ""
+        return
+    with tempfile.TemporaryDirectory(prefix="maestro-bench-data-", ignore_cleanup_errors=True) as folder:
+        print(f"  {module}: preparing", file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, str(Path(__file__)), "--prepare", module, folder], check=True)
+        yield folder
+
+
 def load(module: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"bench_{module}", FOLDER / f"{module}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
+    # By its plain name, this folder being the first of the path: a process that it starts finds it again.
+    return importlib.import_module(module)
 
 
 def summary(values: list[float]) -> dict[str, float]:
@@ -133,10 +184,11 @@ def run(names: list[str]) -> None:
         sides = list(dict.fromkeys(side for line in lines for side in (line.ours, line.theirs)))
         rounds = max(line.n for line in lines)
         found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-        for number in range(rounds):
-            for side in sides:  # alternating, so that a busy minute hits both
-                print(f"  {module}: {side}, {number + 1} of {rounds}", file=sys.stderr, flush=True)
-                found[side].append(measure(module, side))
+        with prepare(module) as data:
+            for number in range(rounds):
+                for side in sides:  # alternating, so that a busy minute hits both
+                    print(f"  {module}: {side}, {number + 1} of {rounds}", file=sys.stderr, flush=True)
+                    found[side].append(measure(module, side, data))
         for line in lines:
             ours = summary([one[line.key or "value"] for one in found[line.ours]])
             theirs = summary([one[line.key or "value"] for one in found[line.theirs]])
@@ -161,5 +213,7 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--side"]:
         _, _, wanted, side, folder = sys.argv
         print(json.dumps(getattr(load(wanted), side)(Path(folder))))
+    elif sys.argv[1:2] == ["--prepare"]:
+        load(sys.argv[2]).prepare(Path(sys.argv[3]))
     else:
         run([name for name in sys.argv[1:] if name])

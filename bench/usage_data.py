@@ -9,14 +9,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,30 +67,12 @@ def write_lake(folder: Path, days: Sequence[str], rows_per_day: int, seed: int =
 
 
 def publish_day(folder: Path, day: str, table: pa.Table) -> None:
-    """In the layout of the lake: one Parquet file (zstd, V2 pages) and its manifest."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
+    """As the compactor does, in the layout that the lake has today."""
+    from maestro_dagster.costs.lake import open_lake
 
-    place = folder / "usage_daily" / f"day={day}"
-    place.mkdir(parents=True)
-    draft = place / "draft"
-    pq.write_table(table, draft, compression="zstd", data_page_version="2.0", write_page_checksum=True)
-    data = draft.read_bytes()
-    sha256 = hashlib.sha256(data).hexdigest()
-    manifest: dict[str, Any] = {
-        "day": day,
-        "version": int(table.schema.metadata[b"maestro.usage.version"]),
-        "file": f"part-{sha256[:16]}.parquet",
-        "sha256": sha256,
-        "size": len(data),
-        "rows": table.num_rows,
-        "sum_nano": int((pc.sum(table["cost_usd"]).as_py() or 0) * 10**9),
-        "unknown": table["cost_usd"].null_count,
-        "source": "",
-        "retired": {"rows": 0, "sum_nano": 0, "unknown": 0},
-    }
-    draft.rename(place / manifest["file"])
-    (place / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    lake = open_lake(folder)
+    with lake.usage.lock_day(day):
+        lake.usage.write_day(day, table)
 
 
 def _draw(random: np.random.Generator, rows: int) -> _Frame:
