@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from calendar import monthrange
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from maestro_dagster.cli.output import emit, json_option, print_table
-from maestro_dagster.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +32,10 @@ def command(month: str, as_json: bool) -> None:
 
     The parts of a line add up to its amount exactly. What the key cannot divide is shown as unallocated.
     """
-    rows, weights = _allocate(month)
+    from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.shared import divide_shared
+
+    rows, weights = divide_shared(find_project(), month)
     value = _value(month, rows, weights)
     if as_json:
         emit(value, as_json=True)
@@ -55,27 +56,6 @@ def command(month: str, as_json: bool) -> None:
         click.echo(f"{month} is not over: the parts still move")
     if value["unknown_events"] and any(line["key"] == "cost" for line in value["lines"]):
         click.echo(f"{value['unknown_events']} events have no price: they weigh nothing in the key `cost`")
-
-
-def _allocate(month: str) -> tuple[tuple[SharedRow, ...], Weights]:
-    from maestro_dagster.costs.allocate import allocate_shared
-    from maestro_dagster.costs.lake import open_lake
-    from maestro_dagster.costs.shared import is_month, read_shared
-    from maestro_dagster.costs.spool import Spool
-    from maestro_dagster.costs.usage_day import list_usage_days
-    from maestro_dagster.costs.weight import weigh_usage
-    from maestro_dagster.project.root import find_project
-
-    if not is_month(month):
-        raise UsageError(f"{month!r} is no month", remedy="write it as YYYY-MM, such as 2026-01")
-    project = find_project()
-    lines = read_shared(project.root / "resources" / "shared.yaml")
-    last = monthrange(int(month[:4]), int(month[5:]))[1]
-    days = list_usage_days(
-        open_lake(project.lake), Spool(project.spool), since=f"{month}-01", until=f"{month}-{last:02d}"
-    )
-    weights = weigh_usage(days)
-    return allocate_shared(lines, month, weights.usage), weights
 
 
 def _value(month: str, rows: Sequence[SharedRow], weights: Weights) -> dict[str, Any]:
