@@ -131,7 +131,7 @@ def write_lineage(spool_folder: Path, run_id: str, records: Sequence[LineageReco
 
     Raises CostError (`disk-full`, `spool-write`).
     """
-    path = spool_folder / FOLDER / f"{run_id}.ndjson"
+    path = lineage_file(spool_folder, run_id)
     data = b"".join(encode_record(record) for record in records)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -214,6 +214,10 @@ def read_lineage(path: Path) -> list[LineageRecord]:
         if record is not None:
             found[record.record_id] = record
     return list(found.values())
+
+
+def lineage_file(spool_folder: Path, run_id: str) -> Path:
+    return spool_folder / FOLDER / f"{run_id}.ndjson"
 
 
 def lineage_files(spool_folder: Path) -> tuple[tuple[str, Path], ...]:

@@ -36,9 +36,8 @@ def close_run(
     bundle = runtime.engine.close(run_id)
     view = runtime.engine.view(run_id)
     data = bundle.read_bytes()
-    yield Made(
-        plan.evidence_key, digest_bytes(data), _evidence_metadata(view, bundle, data, settings), run_id
-    )
+    metadata = {**_evidence_metadata(view, bundle, data, settings), **_cost_metadata(runtime, run_id)}
+    yield Made(plan.evidence_key, digest_bytes(data), metadata, run_id)
     if plan.sbom is not None:
         sbom = read_sbom(bundle)
         yield Made(plan.keys[plan.sbom], digest_bytes(sbom), _sbom_metadata(view, bundle, sbom), run_id)
@@ -72,6 +71,28 @@ def _evidence_metadata(
     if view.git:
         metadata["git"] = dg.MetadataValue.json(dict(view.git))
     return metadata
+
+
+def _cost_metadata(runtime: Runtime, run_id: str) -> dict[str, Any]:
+    """What of the run's money went into failures and retries, and what taking results over saved.
+
+    Nothing when the run's lineage has been compacted already: then this was recorded before.
+    """
+    from maestro_dagster.costs.lineage import lineage_file, read_lineage
+
+    records = read_lineage(lineage_file(runtime.engine.services.spool.folder, run_id))
+    sums = {
+        "failures": sum(record.failed_nano for record in records),
+        "retries": sum(record.retry_nano for record in records),
+        "saved": sum(record.saved_nano or 0 for record in records),
+    }
+    metadata: dict[str, Any] = {
+        f"cost_{name}_usd": dg.MetadataValue.float(nano / 1_000_000_000) for name, nano in sums.items()
+    }
+    metadata["cost_explained"] = ", ".join(f"{name} {format_nano(nano)} USD" for name, nano in sums.items())
+    if any(record.unknown or record.saved_nano is None for record in records):
+        metadata["cost_explained"] += "; and what has no price"
+    return metadata if records else {}
 
 
 def _timeline(view: RunView, settings: FlowTranslatorSettings) -> dict[str, Any]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
 
 from maestro_dagster.engine.interface import StepOutcome
+from maestro_dagster.manifest.model import Flow
 from maestro_dagster.manifest.money import format_nano
 
 RUN_TAG = "maestro/run_id"
 FLOW_TAG = "maestro/flow"
+_WIDEST = 200  # steps whose costs are added up for one artifact's metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,17 @@ class Checked:
 
 
 def artifact_made(
-    outcome: StepOutcome, key: dg.AssetKey, run_id: str, evidence: str, preview_limit: int
+    outcome: StepOutcome,
+    key: dg.AssetKey,
+    run_id: str,
+    evidence: str,
+    preview_limit: int,
+    with_inputs: Mapping[str, Any] | None = None,
 ) -> Made:
-    """The artifact of a finished step. `evidence` is where the run's bundle is, or will be."""
+    """The artifact of a finished step. `evidence` is where the run's bundle is, or will be.
+
+    `with_inputs` is what `RunCosts` says of the step.
+    """
     artifact = outcome.artifact
     assert artifact is not None  # noqa: S101 - the caller asked
     shown = {"preview": dg.MetadataValue.md(outcome.preview[:preview_limit])} if outcome.preview else {}
@@ -97,6 +107,7 @@ def artifact_made(
         RUN_TAG: run_id,
         "evidence": dg.MetadataValue.path(evidence),
         **cost_metadata(outcome.cost_nano),
+        **(with_inputs or {}),
     }
     if outcome.facts:
         metadata["facts"] = dg.MetadataValue.json(dict(outcome.facts))
@@ -113,3 +124,41 @@ def cost_metadata(cost_nano: int | None) -> dict[str, Any]:
         "cost_usd": dg.MetadataValue.float(cost_nano / 1_000_000_000),
         "cost_usd_exact": format_nano(cost_nano),
     }
+
+
+class RunCosts:
+    """What the steps of a run cost so far, for what an artifact cost with all that it was made of in it.
+
+    Of this run's records only: what was taken over from other runs, or read from other assets, is not
+    counted. `maestro cost explain` follows those too.
+    """
+
+    def __init__(self, flow: Flow, outcomes: Iterable[StepOutcome] = ()) -> None:
+        self._needs = {task.id: task.needs for task in flow.tasks}
+        self._costs: dict[str, int | None] = {}
+        for outcome in outcomes:
+            self.add(outcome)
+
+    def add(self, outcome: StepOutcome) -> None:
+        if outcome.artifact is not None and outcome.status in {"done", "reused"}:
+            self._costs[outcome.step] = outcome.cost_nano
+
+    def describe(self, step: str) -> dict[str, Any]:
+        """Nothing for a step that read nothing, nor where adding up for every step would take long."""
+        seen = {step}
+        todo = [step]
+        while todo:
+            fresh = [need for need in self._needs[todo.pop()] if need in self._costs and need not in seen]
+            seen.update(fresh)
+            todo += fresh
+            if len(seen) > _WIDEST:
+                return {}
+        if len(seen) == 1:
+            return {}
+        known = [cost for each in seen if (cost := self._costs.get(each)) is not None]
+        if len(known) < len(seen):
+            return {"cost_with_inputs_usd_exact": "unknown"}
+        return {
+            "cost_with_inputs_usd": dg.MetadataValue.float(sum(known) / 1_000_000_000),
+            "cost_with_inputs_usd_exact": format_nano(sum(known)),
+        }

@@ -15,7 +15,7 @@ from maestro_dagster.errors import DeniedError, MaestroError, StoreError
 from maestro_dagster.translate.adoption import adopt_run
 from maestro_dagster.translate.check import gate_checked
 from maestro_dagster.translate.closing import CLOSED, close_run, is_finished
-from maestro_dagster.translate.event import RUN_TAG, Checked, Made, artifact_made
+from maestro_dagster.translate.event import RUN_TAG, Checked, Made, RunCosts, artifact_made
 from maestro_dagster.translate.lease import hold_lease, holds_lease
 from maestro_dagster.translate.plan import FlowPlan, Op
 from maestro_dagster.translate.python_asset import read_pointer
@@ -59,9 +59,12 @@ def _run_steps(
     failed: list[StepOutcome] = []
     if decision.allow:
         assets = _python_assets(plan, op, runtime, partition_of(context))
+        before = () if len(op.steps) == len(plan.flow.tasks) else engine.view(run_id).steps
+        costs = RunCosts(plan.flow, before)
         for outcome in engine.stream_segment(run_id, op.steps, assets=assets):
+            costs.add(outcome)
             _log_lines(context, runtime, translator, run_id, outcome)
-            yield from _selected(context, step_events(plan, runtime, translator, run_id, outcome))
+            yield from _selected(context, step_events(plan, runtime, translator, run_id, outcome, costs))
             if outcome.status == "failed":
                 failed.append(outcome)
     view = engine.view(run_id)
@@ -93,14 +96,20 @@ def _python_assets(plan: FlowPlan, op: Op, runtime: Runtime, partition: str | No
 
 
 def step_events(
-    plan: FlowPlan, runtime: Runtime, translator: FlowTranslator, run_id: str, outcome: StepOutcome
+    plan: FlowPlan,
+    runtime: Runtime,
+    translator: FlowTranslator,
+    run_id: str,
+    outcome: StepOutcome,
+    costs: RunCosts,
 ) -> Iterator[Made | Checked]:
     key = plan.keys.get(outcome.step)
     if key is None:
         return
     if outcome.artifact is not None and outcome.status in {"done", "reused"}:
         evidence = str(runtime.engine.services.evidence_folder / f"{run_id}.zip")
-        yield artifact_made(outcome, key, run_id, evidence, translator.settings.preview_limit)
+        limit = translator.settings.preview_limit
+        yield artifact_made(outcome, key, run_id, evidence, limit, costs.describe(outcome.step))
     if translator.settings.enable_checks and (checked := gate_checked(outcome, key)):
         yield checked
 

@@ -15,7 +15,7 @@ from maestro_dagster.engine.disk import find_full_disk
 from maestro_dagster.engine.interface import RunView
 from maestro_dagster.errors import MaestroError
 from maestro_dagster.translate.closing import CLOSED, ENDED, close_run
-from maestro_dagster.translate.event import Made
+from maestro_dagster.translate.event import Made, RunCosts
 from maestro_dagster.translate.execution import report_events, step_events
 from maestro_dagster.translate.lease import hold_lease
 from maestro_dagster.translate.plan import FlowPlan, plan_flow
@@ -112,10 +112,11 @@ def close_and_record(
         instance.add_dynamic_partitions(plan.partitions_name, [partition])
     if plan.evidence_key not in recorded:
         report_events(instance, list(close_run(runtime, plan, run_id, translator.settings)), partition)
+    costs = RunCosts(plan.flow, view.steps)
     left = [
         event
         for step in view.steps
-        for event in step_events(plan, runtime, translator, run_id, step)
+        for event in step_events(plan, runtime, translator, run_id, step, costs)
         if isinstance(event, Made) and event.key not in recorded
     ]
     report_events(instance, left, partition)
