@@ -75,6 +75,18 @@ def test_the_intervals_hold_what_they_promise(name: str) -> None:
     assert 0.80 <= months.mean() <= 0.97
 
 
+def test_where_dear_days_follow_dear_days_months_are_less_sure() -> None:
+    """Without minding that, 64 % of the months lay within the interval of 90 %; with it 74 %."""
+    draw = np.random.default_rng(1)
+    off = draw.normal(0, 0.05, (300, 140))
+    for day in range(1, 140):
+        off[:, day] = 0.6 * off[:, day - 1] + 0.8 * off[:, day]
+    costs = 1e10 * (1 + off[:, 20:])
+    made = predict_least_squares(costs[:, :PAST], AHEAD, WEEKDAY, 0.9)
+    sums = np.abs(costs[:, PAST:].sum(axis=1) - made.mean.sum(axis=1))
+    assert (sums <= made.sum_half[:, -1]).mean() > 0.7
+
+
 def test_costs_of_a_plain_law_are_forecast_exactly() -> None:
     week = np.array([4, 4, 4, 4, 4, 1, 0]) * 10**9
     costs = [int(week[(WEEKDAY + at) % 7] * (100 + at) // 100) for at in range(60 + AHEAD)]
