@@ -156,6 +156,7 @@ def retain_usage(
                 }  # fmt: skip
                 removal = remove_rows(lake, day, table, going, journal, sign, stamp)
             if removal is not None:
+                _refresh_cubes(lake, day)
                 removals.append(removal)
                 say(f"{day}: {removal.rows} rows removed")
     return RetentionReport(
@@ -203,6 +204,14 @@ def _look(lake: Lake, policy: KeepPolicy, today: str, waiting: frozenset[str]) -
         if gone.num_rows:
             removals.append(Removal(day, TierCount.count(gone), manifest.sha256, "", ""))
     return RetentionReport(today, policy.version, True, count, tuple(removals), held, left)
+
+
+def _refresh_cubes(lake: Lake, day: str) -> None:
+    """The day's cubes are of a file that is no more; built again they hold the same sums."""
+    from maestro_dagster.costs.cube import CUBES, build_cubes
+
+    if any(lake.table(name).manifest(day) is not None for name in CUBES):
+        build_cubes(lake, day)
 
 
 def _has_any(lake: Lake, day: str, tiers: Sequence[str]) -> bool:
