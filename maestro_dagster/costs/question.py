@@ -162,6 +162,12 @@ class Costs:
         sql = "SELECT * EXCLUDE (day) FROM usage WHERE run_id = ? ORDER BY occurred_at, event_id"
         return list_events(frame_of(self._connection.sql(sql, params=[run_id]).to_arrow_table()))
 
+    def rows(self, name: str) -> list[Any]:
+        """The rows of a query of the package, `sql/<name>.sql`, over the whole period."""
+        from maestro_dagster.costs.duck import read_view
+
+        return self._connection.execute(read_view(name)).fetchall()
+
     def _select(
         self, columns: str, view: str, where: str, since: str | None, until: str | None, tail: str = ""
     ) -> list[Any]:

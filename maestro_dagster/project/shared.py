@@ -22,15 +22,13 @@ def divide_shared(project: Project, month: str) -> tuple[tuple[SharedRow, ...], 
     """
     from maestro_dagster.costs.lake import open_lake
     from maestro_dagster.costs.spool import Spool
-    from maestro_dagster.costs.usage_day import list_usage_days
     from maestro_dagster.costs.weight import weigh_usage
 
     if not is_month(month):
         raise UsageError(f"{month!r} is no month", remedy="write it as YYYY-MM, such as 2026-01")
     lines = read_shared(project.root / "resources" / "shared.yaml")
     last = monthrange(int(month[:4]), int(month[5:]))[1]
-    days = list_usage_days(
+    weights = weigh_usage(
         open_lake(project.lake), Spool(project.spool), since=f"{month}-01", until=f"{month}-{last:02d}"
     )
-    weights = weigh_usage(days)
     return allocate_shared(lines, month, weights.usage), weights

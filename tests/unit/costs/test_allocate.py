@@ -231,7 +231,6 @@ def test_usage_of_lake_and_spool_is_weighed_once(tmp_path: Path) -> None:
     from maestro_dagster.costs.compact import compact_day
     from maestro_dagster.costs.lake import open_lake
     from maestro_dagster.costs.spool import Spool
-    from maestro_dagster.costs.usage_day import list_usage_days
     from maestro_dagster.costs.weight import weigh_usage
 
     spool, lake = Spool(tmp_path / "spool"), open_lake(str(tmp_path / "lake"))
@@ -248,7 +247,7 @@ def test_usage_of_lake_and_spool_is_weighed_once(tmp_path: Path) -> None:
     for compacted in (False, True):
         if compacted:
             compact_day(spool, lake, "2026-02-01", lambda _run: True)
-        found = weigh_usage(list_usage_days(lake, spool, since="2026-02-01", until="2026-02-28"))
+        found = weigh_usage(lake, spool, since="2026-02-01", until="2026-02-28")
         assert (found.events, found.unknown) == (2, 1)
         keys = found.usage["tenant"]
         assert {key: keys[key]["tenant"] for key in keys} == {
