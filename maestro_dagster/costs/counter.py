@@ -203,7 +203,13 @@ class MemoryCounter(Counter):
                 ended=run_id in self._ended,
             )
             yield page
-            self._tallies.update(page.tallies)
+            self._tallies.update(
+                {
+                    key: tally
+                    for key, tally in page.tallies.items()
+                    if key in self._tallies or tally != Tally()
+                }
+            )
             for name in mine.keys() - page.entries.keys():
                 del self._entries[name]
             self._entries.update(page.entries)

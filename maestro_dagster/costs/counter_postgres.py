@@ -79,8 +79,8 @@ class PostgresCounter(Counter):
             )
             yield page
             _write_page(cursor, page, tallies, entries)
-            if page.end:
-                _forget(cursor, run_id, [*found, *page.entries.values()])
+            if page.end or ended:  # locking made rows for the accounts of an ended run again
+                _forget(cursor, run_id, [*every, *page.tallies])
 
     def read(self, keys: Collection[str]) -> dict[str, Tally]:
         tallies = {key: Tally() for key in keys}
@@ -329,8 +329,8 @@ def _write_page(
         cursor.add("DELETE FROM maestro_budget_entry WHERE reservation_id = ANY(%s)", (gone,))
 
 
-def _forget(cursor: _Transaction, run_id: str, entries: Collection[Entry]) -> None:
-    keys = {key for entry in entries for key in entry.keys if is_of_run(key, run_id)}
+def _forget(cursor: _Transaction, run_id: str, touched: Collection[str]) -> None:
+    keys = {key for key in touched if is_of_run(key, run_id)}
     cursor.add(
         "DELETE FROM maestro_budget_account WHERE key = ANY(%s);"
         " DELETE FROM maestro_budget_entry WHERE run_id = %s;"

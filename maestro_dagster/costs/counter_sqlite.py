@@ -80,7 +80,7 @@ class SqliteCounter(Counter):
             yield page
             _write_page(connection, page, tallies, entries)
             if page.end:
-                _forget(connection, run_id, [*found, *page.entries.values()])
+                _forget(connection, run_id, page.tallies)
         if page.end:
             self._shrink_log()
 
@@ -304,8 +304,8 @@ def entry_row(entry: Entry) -> tuple[str | int, ...]:
     )
 
 
-def _forget(connection: sqlite3.Connection, run_id: str, entries: Collection[Entry]) -> None:
-    keys = {key for entry in entries for key in entry.keys if is_of_run(key, run_id)}
+def _forget(connection: sqlite3.Connection, run_id: str, touched: Collection[str]) -> None:
+    keys = {key for key in touched if is_of_run(key, run_id)}
     connection.executemany("DELETE FROM account WHERE key = ?", [(key,) for key in keys])
     connection.execute("DELETE FROM entry WHERE run_id = ?", (run_id,))
     connection.execute("INSERT OR IGNORE INTO ended VALUES (?)", (run_id,))
