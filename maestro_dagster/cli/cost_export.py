@@ -11,6 +11,7 @@ import click
 
 from maestro_dagster.cli.cost_period import day_option
 from maestro_dagster.cli.output import emit, json_option
+from maestro_dagster.errors import UsageError
 
 if TYPE_CHECKING:
     from maestro_dagster.project.export import SignedExport
@@ -37,6 +38,7 @@ Example:
 )
 @day_option("--since", "First day")
 @day_option("--until", "Last day")
+@click.option("--shared", is_flag=True, help="Append shared costs of the whole months of the period (FOCUS).")
 @click.option("--no-sign", is_flag=True, help="Write no signed statement beside the file.")
 @click.option("--webhook", metavar="URL", help="Tell this URL of the export, signed; retried until taken.")
 @click.option("--attach", is_flag=True, help="Send the file to the webhook too, up to 1 MB.")
@@ -46,6 +48,7 @@ def command(
     output: Path,
     since: Any,
     until: Any,
+    shared: bool,
     no_sign: bool,
     webhook: str | None,
     attach: bool,
@@ -55,10 +58,21 @@ def command(
     from maestro_dagster.costs.lake import open_lake
     from maestro_dagster.costs.spool import Spool
     from maestro_dagster.costs.webhook import check_url
-    from maestro_dagster.project.export import export_period, find_signer, find_webhook_secret, send_period
+    from maestro_dagster.project.export import (
+        export_period,
+        find_signer,
+        find_webhook_secret,
+        list_shared_charges,
+        send_period,
+    )
     from maestro_dagster.project.root import find_project
 
     _check(since, until, webhook, attach=attach)
+    if shared and not (form.startswith("focus") and since and until):
+        raise UsageError(
+            "--shared needs a FOCUS format and a period", remedy="add --format focus, --since and --until"
+        )
+    first, last = (day and f"{day:%Y-%m-%d}" for day in (since, until))
     project = find_project()
     signer = None if no_sign else find_signer(project)
     if webhook is not None:  # nothing is written when it could not be sent anyway
@@ -70,8 +84,9 @@ def command(
         form,
         signer,
         spool=Spool(project.spool),
-        since=since and f"{since:%Y-%m-%d}",
-        until=until and f"{until:%Y-%m-%d}",
+        since=first,
+        until=last,
+        charges=list_shared_charges(project, first, last) if shared else (),
         progress=_Progress(),
     )
     told = _describe(export)
@@ -95,8 +110,6 @@ def command(
 
 
 def _check(since: Any, until: Any, webhook: str | None, *, attach: bool) -> None:
-    from maestro_dagster.errors import UsageError
-
     if since and until and since > until:
         raise UsageError(
             f"--since {since:%Y-%m-%d} is after --until {until:%Y-%m-%d}", remedy="exchange the two days"

@@ -90,6 +90,8 @@ def export_usage(
         size=size,
         digest=digest,
         sources=tuple(tally.sources),
+        charge_rows=len(charges),
+        charge_nano=sum(charge.nano for charge in charges),
         left_out=dict(sorted(tally.left_out.items())) if form.startswith("focus") else {},
     )
 

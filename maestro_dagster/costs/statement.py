@@ -21,8 +21,8 @@ FORMATS: Final = {  # format -> suffix of its files
     "focus-csv": ".csv",
 }
 _FIELDS: Final = frozenset(
-    {"file", "format", "period", "rows", "events", "sum_usd", "events_without_price", "left_out", "size",
-     "digest", "sources"}
+    {"file", "format", "period", "rows", "events", "sum_usd", "events_without_price", "left_out", "charges",
+     "size", "digest", "sources"}
 )  # fmt: skip
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -44,8 +44,9 @@ class ExportStatement:
     """Figures of one exported file.
 
     `rows` are those of the file, `events` the usage events that it tells of; `sum_nano` adds the events that
-    have a price and `unknown` counts the others. `left_out`: what events without a price used (units of the
-    lake's columns) where the format has no place for them. `since` and `until` are the days asked for.
+    have a price and the charges, `unknown` counts the other events. `left_out`: what events without a price
+    used (units of the lake's columns) where the format has no place for them. `since` and `until` are the
+    days asked for. `charge_rows` and `charge_nano` are the part of the file that no usage stands for.
     """
 
     file: str
@@ -60,6 +61,8 @@ class ExportStatement:
     digest: str
     sources: tuple[ExportSource, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
+    charge_rows: int = 0
+    charge_nano: int = 0
 
     @property
     def left_out_of_file(self) -> bool:
@@ -90,6 +93,7 @@ class ExportStatement:
             "sum_usd": format_nano(self.sum_nano),
             "events_without_price": self.unknown,
             "left_out": {name: str(value) for name, value in self.left_out.items()},  # may pass 2^53
+            "charges": {"rows": self.charge_rows, "sum_usd": format_nano(self.charge_nano)},
             "size": self.size,
             "digest": self.digest,
             "sources": [source.to_json() for source in self.sources],
@@ -114,9 +118,11 @@ def read_statement(predicate: Mapping[str, Any]) -> ExportStatement:
                 ExportSource(source["day"], source["digest"], source["fresh_rows"])
                 for source in predicate["sources"]
             ),
+            charge_rows=predicate["charges"]["rows"],
+            charge_nano=_read_money(predicate["charges"]["sum_usd"]),
             left_out={name: int(value) for name, value in predicate["left_out"].items()},
         )
-        counts = (statement.rows, statement.events, statement.unknown, statement.size)
+        counts = (statement.rows, statement.events, statement.unknown, statement.size, statement.charge_rows)
         whole = (
             set(predicate) == _FIELDS
             and statement.to_json() == predicate

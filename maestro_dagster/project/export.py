@@ -15,6 +15,7 @@ from maestro_dagster.errors import CostError, EvidenceError, KeyMissingError
 
 if TYPE_CHECKING:
     from maestro_dagster.costs.export import Progress
+    from maestro_dagster.costs.focus import Charge
     from maestro_dagster.costs.interface import UsageSpool
     from maestro_dagster.costs.lake import Lake
     from maestro_dagster.costs.statement import ExportStatement
@@ -49,6 +50,7 @@ def export_period(
     spool: UsageSpool | None = None,
     since: str | None = None,
     until: str | None = None,
+    charges: Sequence[Charge] = (),
     progress: Progress | None = None,
 ) -> SignedExport:
     """Writes the usage of a period to `target`, and its signed statement beside it when there is a signer.
@@ -59,13 +61,47 @@ def export_period(
     from maestro_dagster.costs.usage_day import list_usage_days
 
     days = list_usage_days(lake, spool, since=since, until=until)
-    statement = export_usage(days, target, form, since=since, until=until, progress=progress)
+    statement = export_usage(days, target, form, since=since, until=until, charges=charges, progress=progress)
     if signer is None:
         return SignedExport(statement, target)
     bundle = sign_export(statement, signer)
     seal = target.with_name(target.name + STATEMENT_SUFFIX)
     _write(seal, bundle)
     return SignedExport(statement, target, bundle, seal)
+
+
+def list_shared_charges(project: Project, since: str, until: str) -> list[Charge]:
+    """The shared costs of each month that lies wholly in the period (days, both included), by month.
+
+    Raises CostError (`shared-invalid`, `weights-invalid`).
+    """
+    from maestro_dagster.costs.allocate import allocate_shared, list_charges
+    from maestro_dagster.costs.lake import open_lake
+    from maestro_dagster.costs.shared import read_shared
+    from maestro_dagster.costs.spool import Spool
+    from maestro_dagster.costs.weight import weigh_usage
+
+    lines = read_shared(project.root / "resources" / "shared.yaml")
+    charges: list[Charge] = []
+    for month in _whole_months(since, until) if lines else ():
+        lake, spool = open_lake(project.lake), Spool(project.spool)
+        weights = weigh_usage(lake, spool, f"{month}-01", _last_day(month))
+        charges += list_charges(allocate_shared(lines, month, weights.usage))
+    return charges
+
+
+def _whole_months(since: str, until: str) -> list[str]:
+    found = []
+    year, month = int(since[:4]), int(since[5:7])
+    while (name := f"{year:04d}-{month:02d}") <= until[:7]:
+        if f"{name}-01" >= since and _last_day(name) <= until:
+            found.append(name)
+        year, month = year + month // 12, month % 12 + 1
+    return found
+
+
+def _last_day(month: str) -> str:
+    return f"{month}-{monthrange(int(month[:4]), int(month[5:7]))[1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +135,7 @@ def export_partition(
     from maestro_dagster.costs.statement import FORMATS
     from maestro_dagster.costs.table import in_period
 
-    last = f"{day[:7]}-{monthrange(int(day[:4]), int(day[5:7]))[1]}" if monthly else day
+    last = _last_day(day[:7]) if monthly else day
     name = f"month={day[:7]}" if monthly else f"day={day}"
     folder = home / "exports" / form / name
     try:

@@ -155,6 +155,23 @@ def test_an_export_tells_one_period_and_may_go_unsigned(project: Path, call: Any
     assert not Path("v.csv").exists()
 
 
+def test_shared_costs_of_whole_months_are_appended_and_named(project: Path, call: Any) -> None:
+    (project / "resources").mkdir()
+    (project / "resources" / "shared.yaml").write_text(
+        "version: 1\ncurrency: USD\nshared:\n"
+        '  - {name: rent, amount: "100", since: "2026-01", key: cost, description: Rent}\n'
+    )
+    base = ("cost", "export", "--format", "focus", "-o", "m.parquet", "--since", "2026-03-01", "--shared")
+    code, out, _ = call(*base, "--until", "2026-03-31", "--json")
+    told = json.loads(out)
+    assert (code, told["sum_usd"]) == (0, "100.000000155"), out
+    assert told["charges"] == {"rows": 1, "sum_usd": "100"}
+    assert call("verify", "m.parquet.sigstore.json")[0] == 0
+    code, out, _ = call(*base, "--until", "2026-03-30", "--json")
+    assert json.loads(out)["charges"]["rows"] == 0
+    assert call(*base)[0] == 2
+
+
 def test_a_webhook_without_a_secret_or_by_http_writes_nothing(
     project: Path, monkeypatch: pytest.MonkeyPatch, call: Any
 ) -> None:
