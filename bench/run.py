@@ -118,7 +118,25 @@ LINES = (
         "DuckDB open, insert, close",
         key="single",
     ),
+    Line(
+        "artifact_cost_100m",
+        "s",
+        "artifact_cost",
+        "maestro",
+        "recursive_sql",
+        "a recursive query over raw usage and lineage in DuckDB, given up after 120 s",
+        n=3,
+    ),
     Line("day_rebuild", "s", "day_rebuild", "one_day", "all_days", "rebuilding all 30 days", n=3),
+    Line(
+        "forget_person_10m",
+        "ms",
+        "forget",
+        "destroy",
+        "rewrite",
+        "rewriting the Parquet files that have rows of the person",
+        n=3,
+    ),
     Line("lint_10k", "CPU s", "lint", "maestro", "yaml_compose", "ruamel.yaml compose of the same file", n=3),
 )
 

@@ -165,7 +165,7 @@ def compact_lineage(spool_folder: Path, lake: Lake, day: str, closed: Callable[[
         manifest = artifacts.manifest(day)
         if manifest is None or old is None or not merged.equals(old):
             manifest = artifacts.write_day(day, merged)
-        _write_index(lake, day, manifest, merged)
+        write_index(lake, day, manifest, merged)
     artifacts.verify_day(day)
     return LineageReport(
         day=day,
@@ -195,7 +195,8 @@ def _ids(table: pa.Table) -> Iterable[RecordId]:
     return zip(*(table.column(name).to_pylist() for name in ARTIFACT_ORDER), strict=True)
 
 
-def _write_index(lake: Lake, day: str, manifest: DayManifest, rows: pa.Table) -> None:
+def write_index(lake: Lake, day: str, manifest: DayManifest, rows: pa.Table) -> None:
+    """Publishes where the digests of a day's rows are, unless that is published already."""
     import pyarrow as pa
 
     index = lake.table(ARTIFACT_INDEX)
