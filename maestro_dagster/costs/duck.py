@@ -115,7 +115,7 @@ def _connect(lake: Lake) -> duckdb.DuckDBPyConnection:
             "temp_directory": str(spill),
         }
     )
-    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET TimeZone = 'UTC'; SET parquet_metadata_cache = true")  # files never change
     if lake.files is not None:
         connection.register_filesystem(lake.files)
     return connection
