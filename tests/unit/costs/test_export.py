@@ -100,6 +100,18 @@ def test_a_reserve_that_was_settled_after_compaction_counts_once(
     assert (told.events, told.sum_nano) == (1, 60)
 
 
+def test_a_reserve_whose_settlement_is_in_the_lake_is_nothing_new(
+    spool: Spool, lake: Lake, tmp_path: Path
+) -> None:
+    with spool.open_run("run") as writer:
+        writer.append([make_event("run", event_id="call", cost_nano=60)])
+        compact_day(spool, lake, DAY, ended)
+    with spool.open_run("run") as writer:
+        writer.append([make_event("run", event_id="call", phase="intent", cost_nano=100, outcome="open")])
+        told = export_usage(list_usage_days(lake, spool), tmp_path / "u.csv", "csv")
+    assert (told.events, told.sum_nano, told.sources[0].fresh_rows) == (1, 60, 0)
+
+
 def test_a_name_is_no_formula_and_an_unknown_cost_is_no_zero(
     spool: Spool, lake: Lake, tmp_path: Path
 ) -> None:
