@@ -66,8 +66,9 @@ def _print_changes(value: dict[str, Any]) -> None:
                 for row in value["changed"]
             ],
         )
+    sign = "" if value["more_usd"].startswith("-") else "+"
     line = (
-        f"total {value['known_usd']} USD, {value['more_usd']} more than the {before['known_usd']} USD before"
+        f"total {value['known_usd']} USD, {sign}{value['more_usd']} against the {before['known_usd']} before"
     )
     if unknown := value["unknown_events"]:
         line += f"; {unknown} events have no price"
