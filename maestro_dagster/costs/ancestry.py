@@ -16,7 +16,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maestro_dagster.costs.artifact import ARTIFACT_INDEX, ARTIFACTS, key_of, list_records
+from maestro_dagster.costs.artifact import ARTIFACT_INDEX, ARTIFACTS, DESCRIPTIVE, key_of, list_records
 from maestro_dagster.costs.lineage import LineageRecord, RecordId, lineage_files, read_lineage
 from maestro_dagster.errors import CostError
 
@@ -101,6 +101,13 @@ class Ancestry:
                     found.setdefault(record.record_id, record)
         return sorted(found.values(), key=_age, reverse=True)
 
+    def describe(self, record: LineageRecord) -> LineageRecord:
+        """The record with what only describes it (`DESCRIPTIVE`): others are found without."""
+        if record.record_id in self._fresh(record.run_id) or record.day not in self.days():
+            return record
+        found = _Day(self._lake, record.day, whole=True).read_runs({record.run_id})
+        return next((each for each in found if each.record_id == record.record_id), record)
+
     def _fresh(self, run_id: str) -> dict[RecordId, LineageRecord]:
         if run_id not in self._spooled:
             path = self._files.get(run_id)
@@ -138,6 +145,7 @@ class _Opened:
     sha256: str
     source: str
     place: str
+    columns: list[str] | None = None  # None: all
     recent: dict[int, pa.Table] = field(default_factory=dict)  # row groups, the last ones read
 
     def read(self, groups: Sequence[int]) -> pa.Table:
@@ -156,7 +164,7 @@ class _Opened:
         if number not in self.recent:
             with _damage(self.place):
                 # Too little for threads: starting them takes longer than reading.
-                self.recent[number] = self.file.read_row_group(number, use_threads=False)
+                self.recent[number] = self.file.read_row_group(number, self.columns, use_threads=False)
         return self.recent[number]
 
     def starts(self) -> list[int]:
@@ -180,9 +188,10 @@ class _Opened:
 class _Day:
     """A published day, opened when it is first asked."""
 
-    def __init__(self, lake: Lake, day: str) -> None:
+    def __init__(self, lake: Lake, day: str, *, whole: bool = False) -> None:
         self._lake = lake
         self._day = day
+        self._whole = whole
         self._rows: _Opened | None = None
         self._index: _Index | None = None
         self._bounds: tuple[list[str], list[str]] | None = None
@@ -206,11 +215,16 @@ class _Day:
 
     def read_keys(self, ranges: list[Range]) -> list[LineageRecord]:
         if self._index is None:
-            self._index = _Index(self._lake, self._day, self._open_rows())
+            self._index = _Index(self._lake, self._day)
+            if not self._index.fits:
+                self._index.use(self._open_rows())
         found = self._index.find(ranges)
         if not found:
             return []
         rows = self._open_rows()
+        if not self._index.is_of(rows):  # published between the two looks
+            self._index.use(rows)
+            found = self._index.find(ranges)
         starts = rows.starts()
         places = [bisect_right(starts, row) - 1 for row in found]
         groups = sorted(set(places))
@@ -220,7 +234,7 @@ class _Day:
             before += starts[group + 1] - starts[group]
         table = rows.read(groups)
         chosen = [row + shift[place] for row, place in zip(found, places, strict=True)]
-        return list_records(table.take(chosen), self._day)
+        return list_records(table.take(chosen), self._day) if chosen else []
 
     def _open_rows(self) -> _Opened:
         if self._rows is None:
@@ -229,22 +243,44 @@ class _Day:
                 raise CostError(
                     "a day of the lake was removed meanwhile", place=self._day, remedy="ask again"
                 )
+            if not self._whole:
+                held = self._rows.file.schema_arrow.names
+                self._rows.columns = [name for name in held if name not in DESCRIPTIVE]
         return self._rows
 
 
 class _Index:
-    """Where the digests of a day are. Without an index that fits, the digests themselves are read."""
+    """Where the digests of a day are. Without an index that fits, the digests themselves are read.
 
-    def __init__(self, lake: Lake, day: str, rows: _Opened) -> None:
-        opened = _open(lake.table(ARTIFACT_INDEX), day)
-        self._opened = opened if opened is not None and opened.source == rows.sha256 else None
+    Whether it fits is seen from the manifests: most days have nothing of what is asked for, and their
+    rows need not be opened.
+    """
+
+    def __init__(self, lake: Lake, day: str) -> None:
+        rows, index = lake.table(ARTIFACTS), lake.table(ARTIFACT_INDEX)
+        published, indexed = rows.manifest(day), index.manifest(day)
+        self._of = ""
+        self._opened: _Opened | None = None
         self._parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._bounds: tuple[list[int], list[int]] = ([], [])
+        if published is not None and indexed is not None and indexed.source == published.sha256:
+            self._opened = _open(index, day)
         if self._opened is not None:
+            self._of = self._opened.source
             self._bounds = self._opened.bounds("key")
-        else:
-            self._parts[0] = _read_digests(rows)
-            keys = self._parts[0][0]
-            self._bounds = ([int(keys[0])], [int(keys[-1])]) if len(keys) else ([], [])
+
+    @property
+    def fits(self) -> bool:
+        return self._opened is not None
+
+    def is_of(self, rows: _Opened) -> bool:
+        return self._of == rows.sha256
+
+    def use(self, rows: _Opened) -> None:
+        """The digests of the rows, in place of an index."""
+        keys, numbers = _read_digests(rows)
+        self._of, self._parts = rows.sha256, {0: (keys, numbers)}
+        self._bounds = ([int(keys[0])], [int(keys[-1])]) if len(keys) else ([], [])
 
     def find(self, ranges: Iterable[Range]) -> list[int]:
         """Rows of the day whose key lies in one of the ranges, ascending."""

@@ -37,6 +37,7 @@ INDEX_LAYOUT = {
 _TEXT_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _HEX = 16  # hexadecimal digits of a key
 _MONEY = {"failed_usd": "failed_nano", "retry_usd": "retry_nano"}
+DESCRIPTIVE = ("tenant", "project", "env", "flow_digest", "uses", "media_type", "size")  # of no use to a sum
 _PLAIN = (
     "run_id", "tenant", "project", "env", "flow", "flow_digest", "step", "iteration", "uses", "status",
     "attempts", "digest", "media_type", "size", "unknown", "reused", "source_run", "source_day",
@@ -127,10 +128,10 @@ def table_records(records: Sequence[LineageRecord]) -> pa.Table:
 
 
 def list_records(table: pa.Table, day: str) -> list[LineageRecord]:
-    """The rows of a day as records; which day it is says their folder."""
+    """The rows of a day as records; which day it is says their folder. `DESCRIPTIVE` columns may lack."""
     found = []
-    for row in table.to_pylist():
-        row["day"] = day
+    for read in table.to_pylist():
+        row = {"flow_digest": "", "uses": "", **read, "day": day}
         cost = row.pop("cost_usd")
         row["known_nano"] = _nano(cost) or 0
         row["saved_nano"] = _nano(row.pop("saved_usd"))

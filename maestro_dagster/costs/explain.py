@@ -124,6 +124,7 @@ def explain_step(ancestry: Ancestry, run_id: str, step: str, *, top: int = _LIST
 def explain_record(ancestry: Ancestry, root: LineageRecord, *, top: int = _LISTED) -> dict[str, Any]:
     """The explanation as JSON; `made_of` lists the `top` dearest records, 0 all of them."""
     lineage = trace(ancestry, root)
+    described = ancestry.describe(root)
     whole = list(lineage.records.values())
     direct = lineage.made_of[root.record_id]
     upstream = lineage.closure(direct)
@@ -135,8 +136,8 @@ def explain_record(ancestry: Ancestry, root: LineageRecord, *, top: int = _LISTE
         "kind": "artifact",
         "currency": "USD",
         **_brief(root),
-        "media_type": root.media_type,
-        "size": root.size,
+        "media_type": described.media_type,
+        "size": described.size,
         "own": _sum([root]),
         "inputs": _sum(upstream),
         "total": _sum(whole, lost=len(lineage.lost)),
@@ -175,7 +176,7 @@ def explain_run(ancestry: Ancestry, run_id: str, *, top: int = _LISTED) -> dict[
     ranked = sorted(
         steps.values(), key=lambda group: (-sum(each.known_nano for each in group), group[0].step)
     )
-    first = records[0]
+    first = ancestry.describe(records[0])
     return {
         "schema": SCHEMA,
         "kind": "run",

@@ -260,7 +260,8 @@ def test_many_row_groups_are_read_only_where_needed(tmp_path: Path, lake: Lake) 
     times = {record.digest: "9999" for record in wanted}
     assert {each.record_id for each in ancestry.find_digests(times).values()} == {r.record_id for r in wanted}
     by_run = ancestry.find_runs({record.run_id: {DAY} for record in wanted} | {"run-0": {DAY}, "zzz": set()})
-    assert set(by_run.values()) == set(wanted)
+    assert by_run.keys() == {record.record_id for record in wanted}
+    assert {ancestry.describe(record) for record in by_run.values()} == set(wanted)
     assert key_of(digest_of("a")) == int(digest_of("a")[7:23], 16)
 
 
