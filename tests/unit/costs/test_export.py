@@ -105,7 +105,7 @@ def test_a_reserve_whose_settlement_is_in_the_lake_is_nothing_new(
 ) -> None:
     with spool.open_run("run") as writer:
         writer.append([make_event("run", event_id="call", cost_nano=60)])
-        compact_day(spool, lake, DAY, ended)
+    compact_day(spool, lake, DAY, ended)
     with spool.open_run("run") as writer:
         writer.append([make_event("run", event_id="call", phase="intent", cost_nano=100, outcome="open")])
         told = export_usage(list_usage_days(lake, spool), tmp_path / "u.csv", "csv")
