@@ -160,6 +160,10 @@ class _Opened:
         with _damage(self.place):
             return self.file.read([name]).column(name)
 
+    def read_part(self, number: int, name: str) -> pa.ChunkedArray:
+        with _damage(self.place):
+            return self.file.read_row_group(number, [name], use_threads=False).column(name)
+
     def _group(self, number: int) -> pa.Table:
         if number not in self.recent:
             with _damage(self.place):
@@ -261,7 +265,7 @@ class _Index:
         published, indexed = rows.manifest(day), index.manifest(day)
         self._of = ""
         self._opened: _Opened | None = None
-        self._parts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._parts: dict[tuple[int, str], np.ndarray] = {}
         self._bounds: tuple[list[int], list[int]] = ([], [])
         if published is not None and indexed is not None and indexed.source == published.sha256:
             self._opened = _open(index, day)
@@ -279,7 +283,7 @@ class _Index:
     def use(self, rows: _Opened) -> None:
         """The digests of the rows, in place of an index."""
         keys, numbers = _read_digests(rows)
-        self._of, self._parts = rows.sha256, {0: (keys, numbers)}
+        self._of, self._parts = rows.sha256, {(0, "key"): keys, (0, "row"): numbers}
         self._bounds = ([int(keys[0])], [int(keys[-1])]) if len(keys) else ([], [])
 
     def find(self, ranges: Iterable[Range]) -> list[int]:
@@ -290,18 +294,19 @@ class _Index:
         found: set[int] = set()
         for low, high in ranges:
             for number in range(bisect_left(most, low), bisect_right(least, high)):
-                keys, rows = self._part(number)
+                keys = self._part(number, "key")
                 first = int(np.searchsorted(keys, np.uint64(low), "left"))
                 last = int(np.searchsorted(keys, np.uint64(high), "right"))
-                found.update(rows[first:last].tolist())
+                if first < last:
+                    found.update(self._part(number, "row")[first:last].tolist())
         return sorted(found)
 
-    def _part(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        if number not in self._parts:
+    def _part(self, number: int, column: str) -> np.ndarray:
+        """One column of a row group: of most of them nobody asks for the rows."""
+        if (number, column) not in self._parts:
             assert self._opened is not None  # noqa: S101 - else there is only the part 0
-            table = self._opened.read([number])
-            self._parts[number] = table.column("key").to_numpy(), table.column("row").to_numpy()
-        return self._parts[number]
+            self._parts[number, column] = self._opened.read_part(number, column).to_numpy()
+        return self._parts[number, column]
 
 
 def _read_digests(rows: _Opened) -> tuple[np.ndarray, np.ndarray]:
