@@ -127,7 +127,7 @@ def load_project_rules(path: Path) -> ProjectRules:
         raise CostError(
             f"the expectations of the project cannot be read: {error}",
             place=str(path),
-            remedy="see the comments in the file; docs/how-to/check-usage.md has an example",
+            remedy="see the comments in the file; docs/how-to/keep-and-remove-usage.md has an example",
             code="expectations-invalid",
         ) from error
 
