@@ -7,10 +7,12 @@ of `run_id` the few rows of a run. Both are kept for the length of one question.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -59,8 +61,9 @@ class Ancestry:
             found |= fresh
             for day in () if fresh else days or self.days():
                 by_day[day].add(run_id)
-        for day in sorted(by_day.keys() & set(self.days())):
-            for record in self._day(day).read_runs(by_day[day]):
+        published = sorted(by_day.keys() & set(self.days()))
+        for records in self._at_once(published, lambda day: self._day(day).read_runs(by_day[day])):
+            for record in records:
                 found.setdefault(record.record_id, record)
         return found
 
@@ -95,8 +98,8 @@ class Ancestry:
         for digest in sorted(self._digests()):
             if digest.startswith(whole):
                 found |= {each.record_id: each for each in self._fresh_makings(digest)}
-        for day in self.days():
-            for record in self._day(day).read_keys([(low, high)]):
+        for records in self._at_once(self.days(), lambda day: self._day(day).read_keys([(low, high)])):
+            for record in records:
                 if record.digest.startswith(whole):
                     found.setdefault(record.record_id, record)
         return sorted(found.values(), key=_age, reverse=True)
@@ -130,6 +133,13 @@ class Ancestry:
                     for digest in _DIGEST.findall(path.read_bytes()):
                         self._mentioned[digest.decode()].add(run_id)
         return self._mentioned
+
+    def _at_once(
+        self, days: Sequence[str], read: Callable[[str], list[LineageRecord]]
+    ) -> Iterator[list[LineageRecord]]:
+        """Days do not depend on each other, and reading them leaves Python to others."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from pool.map(read, days)
 
     def _day(self, day: str) -> _Day:
         if day not in self._days:
