@@ -24,9 +24,10 @@ def list_waiting_days(project: Project) -> tuple[str, ...]:
 
 
 def compact_project_days(project: Project, days: Iterable[str]) -> Iterator[CompactionReport]:
-    """Publishes each day, or puts it into quarantine where a check blocks. Raises CostError."""
+    """Publishes each day and its cubes, or puts it into quarantine where a check blocks. Raises CostError."""
     from maestro_dagster.costs.artifact import compact_lineage
     from maestro_dagster.costs.compact import compact_day
+    from maestro_dagster.costs.cube import build_cubes
     from maestro_dagster.costs.lake import open_lake
     from maestro_dagster.costs.spool import Spool
     from maestro_dagster.project.usage_check import open_usage_check
@@ -36,6 +37,8 @@ def compact_project_days(project: Project, days: Iterable[str]) -> Iterator[Comp
     ended = _ended_runs(project)
     for day in days:
         report = compact_day(Spool(project.spool), lake, day, ended, check)
+        if not report.quarantined:
+            build_cubes(lake, day)
         compact_lineage(project.spool, lake, day, ended)
         yield report
 
