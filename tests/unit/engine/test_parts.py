@@ -174,13 +174,13 @@ def test_a_run_budget_stops_calls_before_they_are_made(engine: Engine, support: 
 
 
 def test_steps_run_at_once_up_to_the_limit(engine: Engine, support: ModuleType) -> None:
-    flow = support.make_flow(*({"id": f"s{number}", "with": {"seconds": 0.2}} for number in range(16)))
+    flow = support.make_flow(*({"id": f"s{number}", "with": {"seconds": 0.5}} for number in range(16)))
     engine.request(support.make_request("r1", flow))
     began = time.monotonic()
     outcomes = list(engine.stream_segment("r1", support.all_steps(flow)))
     took = time.monotonic() - began
     assert len(outcomes) == 16
-    assert 0.4 <= took < 1.5
+    assert 1.0 <= took < 8.0, "two rounds of eight, not one step after another"
 
 
 def test_a_damaged_artifact_fails_the_step_that_reads_it(engine: Engine, support: ModuleType) -> None:

@@ -176,7 +176,7 @@ def test_an_endless_pack_is_stopped_and_the_others_answer(packs: Packs, embedded
     engine = embedded(packs(slow=SLOW, good=GOOD, zgood=GOOD.replace("good", "zgood")), seconds=1.0)
     start = time.monotonic()
     decision = engine.evaluate({})
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 30
     assert rules(decision) == ["pack-timeout"]
     assert [verdict.allow for verdict in decision.verdicts] == [True, False, True]
 

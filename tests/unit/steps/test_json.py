@@ -56,7 +56,7 @@ async def test_growth_is_bounded(bench: Any, monkeypatch: pytest.MonkeyPatch) ->
     doubling = " | ".join(["[@, @] | []"] * 60)
     error = await fault(bench, doubling, [1, 2, 3])
     assert error.error_code in {"step-too-slow", "step-too-large", "query-too-large"}
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 20
 
 
 async def test_a_long_answer_is_refused(bench: Any) -> None:

@@ -88,7 +88,7 @@ async def test_time_and_memory_are_bounded(
     started = time.monotonic()
     error = await fault(bench, template)
     assert error.error_code in {"step-too-slow", "step-too-large", "template-render", "template-too-large"}
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 20
 
 
 async def test_output_is_bounded(bench: Any) -> None:
