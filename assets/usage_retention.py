@@ -25,7 +25,7 @@ MOST_ROWS = 50  # of the table: it goes into an event of the event log
 def usage_retention(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     project = find_project(None if lake.project is None else Path(lake.project))
     report = retain_project_usage(
-        project, lake.open(), lake.spool(), run=context.run_id, say=context.log.info
+        project, lake.open(), lake.spool(), run=context.run.run_id, say=context.log.info
     )
     lines = [
         "| day | tier | rows | USD | without price | file after | proof |",

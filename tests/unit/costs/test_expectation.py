@@ -19,6 +19,18 @@ from maestro_dagster.errors import CostError
 KNOWN = Known(tenants=["tenant"], flows=["flow"], runs=["run-1"], rows=(1, 3))
 
 
+REFUSED = (
+    "tenant: []",
+    "tenants: acme",
+    "volume: {block_factor: 0}",
+    "expectations: [{type: rm}]",
+    "- 1",
+    "{",
+    "most_usd_per_event: much",
+    "expectations: [{type: expect_x, severity: loud}]",
+)
+
+
 def table(*events: Any) -> pa.Table:
     return table_of(frame_events(events))
 
@@ -101,8 +113,7 @@ def test_the_operators_file_is_read_and_refused_by_name(tmp_path: Path) -> None:
     assert (rules.tenants, rules.most_nano, rules.block_factor) == (("acme",), 2 * 10**9, 3)
     (one,) = failed(table(make_event()), replace(KNOWN, rules=rules))
     assert (one.rule.group, one.rule.severity, one.found) == ("project_expectations", "warn", "1")
-    for text in ("tenant: []", "tenants: acme", "volume: {block_factor: 0}", "expectations: [{type: rm}]", "- 1",
-                 "{", "most_usd_per_event: much", "expectations: [{type: expect_x, severity: loud}]"):  # fmt: skip
+    for text in REFUSED:
         path.write_text(text)
         with pytest.raises(CostError) as caught:
             load_project_rules(path)

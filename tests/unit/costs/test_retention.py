@@ -329,3 +329,42 @@ def test_random_removals_keep_every_sum(spool: Spool, lake: Lake, journal: Proof
     for day in before:
         outcome = check_equality(lake, day)
         assert (outcome.passed, len(outcome.facts)) == (True, 4), outcome.message
+
+
+def test_the_shipped_asset_removes_and_shows_its_proofs(
+    spool: Spool, tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    import dagster as dg
+
+    from maestro_dagster.project.removal import open_removals, verify_removals
+    from maestro_dagster.project.root import find_project
+    from maestro_dagster.translate.resource import LakeResource
+
+    root = tmp_path / "shop"
+    root.mkdir()
+    (root / "pyproject.toml").write_text("[tool.maestro]\n")
+    project = find_project(root)
+    make_key(project.keys)
+    lake = open_lake(project.lake)
+    publish(spool, lake, "2020-03-01", mixed())
+    monkeypatch.setattr(LakeResource, "open", lambda _: lake)
+    monkeypatch.setattr(LakeResource, "spool", lambda _: spool)
+    spec = importlib.util.spec_from_file_location(
+        "shipped_retention", repository / "assets/usage_retention.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    resource = LakeResource(project=str(root))
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize([module.usage_retention], resources={"lake": resource}, instance=instance)
+    (event,) = result.get_asset_materialization_events()
+    metadata = {name: value.value for name, value in event.materialization.metadata.items()}
+    assert metadata["rows_removed"] == 4
+    assert "| 2020-03-01 | short-30d | 2 | 0.000000002 | 1 |" in metadata["removed"]
+    checked = verify_removals(project)
+    assert (checked["lines"], checked["rows"]) == (1, metadata["rows_removed"])
+    assert checked["newest"] == metadata["newest_proof"] == next(iter(open_removals(project).read())).digest
