@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from maestro_dagster.costs.counter import ACTIONS
+from maestro_dagster.costs.account import ACTIONS
 from maestro_dagster.errors import CostError, ManifestError
 from maestro_dagster.manifest.money import parse_usd
 from maestro_dagster.manifest.plain_yaml import load_plain_yaml
@@ -74,6 +74,10 @@ class Chapter:
             node = node.children.get(name, Node())
             found.append(node)
         return tuple(found)
+
+    def limits_periods(self, *names: str) -> bool:
+        """Whether anything on the path has a limit that renews."""
+        return any(period != PERIODS[0] for node in self.path(*names) for period in node.limits)
 
 
 class BudgetBook:
