@@ -33,7 +33,7 @@ FIRST_DAY = "2026-01-01"  # of the partitions of `usage_daily`
 def usage_cubes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
     day = context.partition_key
     report = build_cubes(lake.open(), day)
-    lineage = compact_lineage(lake.spool().folder, lake.open(), day, lake.has_ended)
+    lineage = compact_lineage(lake.spool().lineage, lake.open(), day, lake.has_ended)
     models = answer(
         lake.open(), None, lambda costs: costs.group("model", since=day, limit=25), since=day, until=day
     )

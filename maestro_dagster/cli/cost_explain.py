@@ -46,9 +46,10 @@ def _explain(subject: str, top: int) -> dict[str, Any]:
     from maestro_dagster.costs.explain import explain_artifact, explain_run, explain_step
     from maestro_dagster.costs.lake import open_lake
     from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.services import open_spool
 
     project = find_project()
-    ancestry = Ancestry(project.spool, open_lake(project.lake))
+    ancestry = Ancestry(open_spool(project).lineage, open_lake(project.lake))
     run_id, _, step = subject.partition("/")
     if step:
         return explain_step(ancestry, run_id, step, top=top)

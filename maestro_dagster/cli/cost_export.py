@@ -56,7 +56,6 @@ def command(
 ) -> None:
     """Write the usage of a period to a file: every event, or rows of FOCUS 1.2."""
     from maestro_dagster.costs.lake import open_lake
-    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.costs.webhook import check_url
     from maestro_dagster.project.export import (
         export_period,
@@ -66,6 +65,7 @@ def command(
         send_period,
     )
     from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.services import open_spool
 
     _check(since, until, webhook, attach=attach)
     if shared and not (form.startswith("focus") and since and until):
@@ -83,7 +83,7 @@ def command(
         output,
         form,
         signer,
-        spool=Spool(project.spool),
+        spool=open_spool(project),
         since=first,
         until=last,
         charges=list_shared_charges(project, first, last) if shared else (),

@@ -80,11 +80,11 @@ def read_days(first: date, last: date) -> CostHistory:
     """The project's daily sums, of what is only in the spool too."""
     from maestro_dagster.costs.forecast_history import read_history
     from maestro_dagster.costs.lake import open_lake
-    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.services import open_spool
 
     project = find_project()
-    lake, spool = open_lake(project.lake), Spool(project.spool)
+    lake, spool = open_lake(project.lake), open_spool(project)
     return read_history(lake, spool, first=first.isoformat(), last=last.isoformat())
 
 

@@ -39,25 +39,25 @@ def ask_costs(ask: Callable[[Costs], T], since: str | None, until: str | None) -
     """What `ask` makes of the project's usage in the period, that in the spool included."""
     from maestro_dagster.costs.lake import open_lake
     from maestro_dagster.costs.question import answer
-    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.services import open_spool
 
     project = find_project()
     with _patience():
-        return answer(open_lake(project.lake), Spool(project.spool), ask, since=since, until=until)
+        return answer(open_lake(project.lake), open_spool(project), ask, since=since, until=until)
 
 
 def read_run_usage(run_id: str, since: str | None, until: str | None) -> list[UsageEvent]:
     """The run's events. Raises JournalError (`run-unknown`)."""
     from maestro_dagster.costs.lake import open_lake
     from maestro_dagster.costs.question import read_run
-    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.costs.table import in_period
     from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.services import open_spool
 
     project = find_project()
     with _patience():
-        events = read_run(open_lake(project.lake), Spool(project.spool), run_id)
+        events = read_run(open_lake(project.lake), open_spool(project), run_id)
     # Usage may outlive the journal, so only a run that neither of them knows is unknown.
     if not events:
         from maestro_dagster.project.services import open_journal

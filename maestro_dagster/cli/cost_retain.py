@@ -32,9 +32,9 @@ def command(dry_run: bool, verify: bool, as_json: bool) -> None:
     resources/retention.yaml. Sums stay in the cubes; the proofs stand in removals.ndjson of the home.
     """
     from maestro_dagster.costs.lake import open_lake
-    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.project.removal import retain_project_usage, verify_removals
     from maestro_dagster.project.root import find_project
+    from maestro_dagster.project.services import open_spool
 
     if dry_run and verify:
         raise click.UsageError("--dry-run and --verify exclude each other")
@@ -44,7 +44,7 @@ def command(dry_run: bool, verify: bool, as_json: bool) -> None:
         return
     tell = (lambda line: click.echo(line, err=True)) if on_terminal(sys.stderr) else (lambda _: None)
     report = retain_project_usage(
-        project, open_lake(project.lake), Spool(project.spool), dry_run=dry_run, say=tell
+        project, open_lake(project.lake), open_spool(project), dry_run=dry_run, say=tell
     )
     if as_json:
         emit(report.to_json(), as_json=True)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import accumulate
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.costs.artifact import ARTIFACT_INDEX, ARTIFACTS, DESCRIPTIVE, key_of, list_records
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from maestro_dagster.costs.interface import LineagePlace
     from maestro_dagster.costs.lake import Lake
     from maestro_dagster.costs.table import LakeTable
 
@@ -38,8 +38,8 @@ Range = tuple[int, int]  # keys from, up to and including
 class Ancestry:
     """The lineage in spool and lake together, for one question: what is published later is not seen."""
 
-    def __init__(self, spool_folder: Path, lake: Lake) -> None:
-        self._files = dict(lineage_files(spool_folder))
+    def __init__(self, spool: LineagePlace, lake: Lake) -> None:
+        self._files = dict(lineage_files(spool))
         self._lake = lake
         self._spooled: dict[str, dict[RecordId, LineageRecord]] = {}
         self._mentioned: dict[str, set[str]] | None = None  # digest -> runs whose fresh lineage names it

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.costs.lineage import LineageInput, LineageRecord, RecordId, read_closed
@@ -20,6 +19,7 @@ from maestro_dagster.errors import CostError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from maestro_dagster.costs.interface import LineageFile, LineagePlace
     from maestro_dagster.costs.lake import Lake
     from maestro_dagster.costs.table import DayManifest
 
@@ -149,13 +149,15 @@ def key_of(digest: str) -> int:
     return int(digest.removeprefix("sha256:")[:_HEX].ljust(_HEX, "0"), 16)
 
 
-def compact_lineage(spool_folder: Path, lake: Lake, day: str, closed: Callable[[str], bool]) -> LineageReport:
+def compact_lineage(
+    place: LineagePlace, lake: Lake, day: str, closed: Callable[[str], bool]
+) -> LineageReport:
     """Publishes the lineage of a day with what runs that have ended left, then removes files wholly there.
 
     Running it again changes nothing, and a day without lineage is not published. Raises CostError
     (`lineage-corrupt`, `disk-full`, ...) and then publishes and removes nothing.
     """
-    files = list(read_closed(spool_folder, closed))
+    files = list(read_closed(place, closed))
     fresh = [record for _, records in files for record in records if record.day == day]
     artifacts = lake.table(ARTIFACTS)
     if not fresh and artifacts.manifest(day) is None:
@@ -218,7 +220,7 @@ def write_index(lake: Lake, day: str, manifest: DayManifest, rows: pa.Table) -> 
         index.write_day(day, table, source=manifest.sha256)
 
 
-def _prune(lake: Lake, files: Sequence[tuple[Path, Sequence[LineageRecord]]]) -> tuple[str, ...]:
+def _prune(lake: Lake, files: Sequence[tuple[LineageFile, Sequence[LineageRecord]]]) -> tuple[str, ...]:
     """Removes the files whose every record is in the lake. Gives their names."""
     known: dict[str, set[RecordId]] = {}
     removed = []

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
+    from maestro_dagster.costs.interface import UsageSpool
     from maestro_dagster.costs.lake import Lake
-    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.costs.table import DayManifest
 
 VIEWS: Final = ("usage", "uncubed", *CUBES, "usage_by_day", "month_to_date", "waste")
@@ -44,7 +44,7 @@ class _Plan:
 
 
 def open_views(
-    lake: Lake, spool: Spool | None = None, since: str | None = None, until: str | None = None
+    lake: Lake, spool: UsageSpool | None = None, since: str | None = None, until: str | None = None
 ) -> duckdb.DuckDBPyConnection:
     """A connection with `VIEWS` over the days from `since` up to and including `until` (YYYY-MM-DD).
 
@@ -79,7 +79,7 @@ def read_view(name: str) -> str:
     return (files(_SQL) / "sql" / f"{name}.sql").read_text(encoding="utf-8")
 
 
-def read_spool(spool: Spool, since: str | None = None, until: str | None = None) -> pa.Table | None:
+def read_spool(spool: UsageSpool, since: str | None = None, until: str | None = None) -> pa.Table | None:
     """What the spool has of the days, each event once, in the lake's columns and `day`. None: nothing."""
     import polars as pl
 

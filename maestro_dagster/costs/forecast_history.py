@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from maestro_dagster.costs.interface import UsageSpool
     from maestro_dagster.costs.lake import Lake
     from maestro_dagster.costs.question import Costs
-    from maestro_dagster.costs.spool import Spool
 
 TOTAL: Final = "total"
 DIMENSIONS: Final = ("tenant", "model", "flow")
@@ -34,7 +34,7 @@ class CostHistory:
         return {TOTAL: self.total} if by is None else self.parts[by]
 
 
-def read_history(lake: Lake, spool: Spool | None, *, first: str, last: str) -> CostHistory:
+def read_history(lake: Lake, spool: UsageSpool | None, *, first: str, last: str) -> CostHistory:
     """Adds up the days from `first` to `last` (YYYY-MM-DD, UTC), of usage that is only in the spool too.
 
     Raises CostError as `answer` of `costs.question` does.

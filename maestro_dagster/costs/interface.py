@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, Self
 
 UsageKind = Literal["llm", "compute", "memory", "network", "storage"]
 UsagePhase = Literal["intent", "settled"]
@@ -81,11 +82,46 @@ class UsageWriter(Protocol):
 
     def close(self) -> None: ...
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class LineageFile(Protocol):
+    """What was written about a run's lineage: a `Path`, or what is like one."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read_bytes(self) -> bytes:
+        """Raises FileNotFoundError where it has been compacted meanwhile."""
+
+    def unlink(self, missing_ok: bool = False) -> None: ...
+
+
+class LineageSpool(Protocol):
+    """Where the lineage of ended runs waits to be compacted."""
+
+    def write(self, run_id: str, data: bytes) -> LineageFile:
+        """Appends; durable when it returns. What was written already is not written twice."""
+
+    def file(self, run_id: str) -> LineageFile: ...
+
+    def files(self) -> tuple[tuple[str, LineageFile], ...]:
+        """(run_id, file) of every run, by name."""
+
+
+LineagePlace = Path | LineageSpool  # a folder, or what is like one
+
 
 class UsageSpool(Protocol):
     """Where events wait until a compactor has published their day. A source is a file, or what is like one:
     it has one run and one writer.
     """
+
+    @property
+    def lineage(self) -> LineagePlace:
+        """Where the lineage of the same runs is."""
 
     def open_run(self, run_id: str) -> UsageWriter: ...
 

@@ -10,8 +10,7 @@ from typing import Protocol
 
 from maestro_dagster.costs.budget import StepBudget
 from maestro_dagster.costs.event import UsageScope
-from maestro_dagster.costs.interface import UsageEvent
-from maestro_dagster.costs.spool import SpoolWriter
+from maestro_dagster.costs.interface import UsageEvent, UsageWriter
 from maestro_dagster.errors import CostError
 
 
@@ -57,7 +56,7 @@ class SpoolLedger:
     Without a `budget` nothing is reserved, only written down.
     """
 
-    def __init__(self, writer: SpoolWriter, scope: UsageScope, budget: StepBudget | None = None) -> None:
+    def __init__(self, writer: UsageWriter, scope: UsageScope, budget: StepBudget | None = None) -> None:
         self._writer = writer
         self._scope = scope
         self._budget = budget

@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from maestro_dagster.costs.interface import UsageEvent
+from maestro_dagster.costs.interface import LineageFile, LineagePlace, UsageEvent
 from maestro_dagster.costs.spool import write_error
 from maestro_dagster.errors import CostError
 
@@ -126,13 +126,15 @@ def _sum(events: Sequence[UsageEvent]) -> StepCost:
     )
 
 
-def write_lineage(spool_folder: Path, run_id: str, records: Sequence[LineageRecord]) -> Path:
+def write_lineage(place: LineagePlace, run_id: str, records: Sequence[LineageRecord]) -> LineageFile:
     """Appends the records of a run: one write, one fdatasync, all of them or none.
 
     Raises CostError (`disk-full`, `spool-write`).
     """
-    path = lineage_file(spool_folder, run_id)
     data = b"".join(encode_record(record) for record in records)
+    if not isinstance(place, Path):
+        return place.write(run_id, data)
+    path = _path(place, run_id)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -198,7 +200,7 @@ def decode_record(line: bytes, place: str) -> LineageRecord | None:
         raise _corrupt(place) from None
 
 
-def read_lineage(path: Path) -> list[LineageRecord]:
+def read_lineage(path: LineageFile) -> list[LineageRecord]:
     """The records of a run's file, each step once: what was written last. Raises CostError."""
     try:
         data = path.read_bytes()
@@ -216,12 +218,20 @@ def read_lineage(path: Path) -> list[LineageRecord]:
     return list(found.values())
 
 
-def lineage_file(spool_folder: Path, run_id: str) -> Path:
+def lineage_file(place: LineagePlace, run_id: str) -> LineageFile:
+    return _path(place, run_id) if isinstance(place, Path) else place.file(run_id)
+
+
+def _path(spool_folder: Path, run_id: str) -> Path:
     return spool_folder / FOLDER / f"{run_id}.ndjson"
 
 
-def lineage_files(spool_folder: Path) -> tuple[tuple[str, Path], ...]:
+def lineage_files(place: LineagePlace) -> tuple[tuple[str, LineageFile], ...]:
     """(run_id, file) of every run whose lineage is not in the lake yet, by name."""
+    return _paths(place) if isinstance(place, Path) else place.files()
+
+
+def _paths(spool_folder: Path) -> tuple[tuple[str, Path], ...]:
     try:
         names = sorted(entry.name for entry in os.scandir(spool_folder / FOLDER))
     except FileNotFoundError:
@@ -234,17 +244,17 @@ def lineage_files(spool_folder: Path) -> tuple[tuple[str, Path], ...]:
 
 
 def read_closed(
-    spool_folder: Path, closed: Callable[[str], bool]
-) -> Iterator[tuple[Path, list[LineageRecord]]]:
+    place: LineagePlace, closed: Callable[[str], bool]
+) -> Iterator[tuple[LineageFile, list[LineageRecord]]]:
     """The files of runs that have ended for good, with their records."""
-    for run_id, path in lineage_files(spool_folder):
+    for run_id, path in lineage_files(place):
         if closed(run_id):
             yield path, read_lineage(path)
 
 
-def lineage_days(spool_folder: Path) -> tuple[str, ...]:
+def lineage_days(place: LineagePlace) -> tuple[str, ...]:
     """Days that waiting records belong to, ascending."""
-    found = {record.day for _, path in lineage_files(spool_folder) for record in read_lineage(path)}
+    found = {record.day for _, path in lineage_files(place) for record in read_lineage(path)}
     return tuple(sorted(found))
 
 

@@ -18,9 +18,8 @@ from maestro_dagster.errors import CostError
 if TYPE_CHECKING:
     import duckdb
 
-    from maestro_dagster.costs.interface import UsageEvent
+    from maestro_dagster.costs.interface import UsageEvent, UsageSpool
     from maestro_dagster.costs.lake import Lake
-    from maestro_dagster.costs.spool import Spool
 
 T = TypeVar("T")
 _WIDE: Final = Context(prec=60)
@@ -178,7 +177,7 @@ class Costs:
 
 def answer(
     lake: Lake,
-    spool: Spool | None,
+    spool: UsageSpool | None,
     ask: Callable[[Costs], T],
     *,
     since: str | None = None,
@@ -208,7 +207,7 @@ def answer(
     raise AssertionError
 
 
-def read_run(lake: Lake, spool: Spool, run_id: str) -> list[UsageEvent]:
+def read_run(lake: Lake, spool: UsageSpool, run_id: str) -> list[UsageEvent]:
     """The run's events in spool and lake together, each once, by time."""
     from maestro_dagster.costs.spool import resolve_events
 

@@ -92,6 +92,10 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @property
+    def lineage(self) -> Path:
+        return self.folder
+
     def open_run(self, run_id: str) -> SpoolWriter:
         """A new file of this process for the run."""
         if not run_id or "/" in run_id or run_id.startswith(".") or "\0" in run_id:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from maestro_dagster.costs.allocate import OVER, UsageByKey
 
 if TYPE_CHECKING:
+    from maestro_dagster.costs.interface import UsageSpool
     from maestro_dagster.costs.lake import Lake
-    from maestro_dagster.costs.spool import Spool
 
 _KEYS: Final = ("cost", "tokens", "cpu", "memory", "runs")  # in the order of sql/weight.sql
 
@@ -25,7 +25,7 @@ class Weights:
     unknown: int
 
 
-def weigh_usage(lake: Lake, spool: Spool | None, since: str, until: str) -> Weights:
+def weigh_usage(lake: Lake, spool: UsageSpool | None, since: str, until: str) -> Weights:
     """Adds up the days from `since` up to and including `until` (YYYY-MM-DD), in lake and spool.
 
     Cost in nano-USD, memory in kilobyte-milliseconds; a run counts once. Raises CostError (`lake-damaged`).

@@ -174,7 +174,7 @@ def _final_status(
 def _write_lineage(services: Services, run: RunRow, steps: Sequence[StepRow]) -> None:
     """What each step made and cost, durable before anything may take the run's usage out of the spool."""
     records = run_lineage(services, run, steps, services.spool.read_run(run.run_id))
-    write_lineage(services.spool.folder, run.run_id, records)
+    write_lineage(services.spool.lineage, run.run_id, records)
 
 
 def _build(services: Services, run: RunRow, steps: Sequence[StepRow]) -> bytes:
@@ -272,7 +272,8 @@ def _context(services: Services, run: RunRow) -> dict[str, Any]:
         "tenant": services.tenant,
         "env": services.env,
         "cause": run.cause,
-        "actor": run.actor,
+        # Evidence outlives a person's wish to be forgotten: it names them as their usage does.
+        "actor": services.subject_of(run.actor) if run.actor else "",
         "git": dict(run.git),
         "params": dict(run.params),
         "partition": run.partition,

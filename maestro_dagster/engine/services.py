@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from maestro_dagster.artifacts.interface import ArtifactStore
 from maestro_dagster.costs.budget import BudgetTree
+from maestro_dagster.costs.interface import UsageSpool
 from maestro_dagster.costs.rate import RateCard
-from maestro_dagster.costs.spool import Spool
 from maestro_dagster.engine.log import Redactor
 from maestro_dagster.errors import KeyMissingError
 from maestro_dagster.evidence.interface import Signer
@@ -76,7 +76,7 @@ class Services:
     cage: Cage
     catalogue: KindSource
     rates: RateCard
-    spool: Spool
+    spool: UsageSpool
     project: ProjectView
     network: Network
     evidence_folder: Path

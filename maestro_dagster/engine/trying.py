@@ -13,9 +13,8 @@ from maestro_dagster.artifacts.interface import TREE_MEDIA_TYPE, Artifact
 from maestro_dagster.costs.account import Act
 from maestro_dagster.costs.budget import BudgetTree, RunBudget, StepBudget, work_id
 from maestro_dagster.costs.event import DEFAULT_RETENTION_TIER, UsageScope, format_time, price_attempt
-from maestro_dagster.costs.interface import UsageEvent
+from maestro_dagster.costs.interface import UsageEvent, UsageWriter
 from maestro_dagster.costs.ledger import SpoolLedger
-from maestro_dagster.costs.spool import SpoolWriter
 from maestro_dagster.costs.tier import Limit
 from maestro_dagster.engine import writing
 from maestro_dagster.engine.attempt import Assignment, Attempt, Trial
@@ -65,7 +64,7 @@ class Trier:
         self._cancelling = cancelling
         self._chance = chance
         self._spent: dict[str, list[UsageEvent]] = defaultdict(list)
-        self._writer: SpoolWriter | None = None
+        self._writer: UsageWriter | None = None
         self._budget = open_budget(services.budgets, run, flow, owner)
         self._acts: dict[str, list[str]] = defaultdict(list)
         self._one_at_a_time = asyncio.Lock()
@@ -246,7 +245,7 @@ class Trier:
         entries = self._services.store.read_tree(artifact.digest)
         return artifact.size + sum(entry.size for entry in entries)
 
-    def _open_spool(self) -> SpoolWriter:
+    def _open_spool(self) -> UsageWriter:
         if self._writer is None:
             self._writer = self._services.spool.open_run(self._run.run_id)
         return self._writer

@@ -48,8 +48,7 @@ def recount_budgets(project: Project) -> int:
     from maestro_dagster.costs.counter_sqlite import SqliteCounter
     from maestro_dagster.costs.lake import open_lake
     from maestro_dagster.costs.period import periods_of
-    from maestro_dagster.costs.spool import Spool
-    from maestro_dagster.project.services import open_budgets, open_journal
+    from maestro_dagster.project.services import open_budgets, open_journal, open_spool
 
     tree = open_budgets(project, anew=True)
     if not isinstance(tree.counter, SqliteCounter):
@@ -65,7 +64,7 @@ def recount_budgets(project: Project) -> int:
         going = {run_id for status in ("requested", "running") for run_id, _ in journal.statuses(status)}
         journal.close()
     since = periods_of(today())[2].since
-    events = read_usage(Spool(project.spool), open_lake(project.lake), since=since)
+    events = read_usage(open_spool(project), open_lake(project.lake), since=since)
     sums = sum_usage(tree, (event for event in events if event.run_id not in going))
     tree.counter.restore(sums)
     tree.counter.close()

@@ -18,9 +18,10 @@ def list_waiting_days(project: Project) -> tuple[str, ...]:
     Raises CostError (`spool-corrupt`, `lineage-corrupt`).
     """
     from maestro_dagster.costs.lineage import lineage_days
-    from maestro_dagster.costs.spool import Spool
+    from maestro_dagster.project.services import open_spool
 
-    return tuple(sorted({*Spool(project.spool).days(), *lineage_days(project.spool)}))
+    spool = open_spool(project)
+    return tuple(sorted({*spool.days(), *lineage_days(spool.lineage)}))
 
 
 def compact_project_days(project: Project, days: Iterable[str]) -> Iterator[CompactionReport]:
@@ -29,17 +30,17 @@ def compact_project_days(project: Project, days: Iterable[str]) -> Iterator[Comp
     from maestro_dagster.costs.compact import compact_day
     from maestro_dagster.costs.cube import build_cubes
     from maestro_dagster.costs.lake import open_lake
-    from maestro_dagster.costs.spool import Spool
+    from maestro_dagster.project.services import open_spool
     from maestro_dagster.project.usage_check import open_usage_check
 
-    lake = open_lake(project.lake)
+    lake, spool = open_lake(project.lake), open_spool(project)
     check = open_usage_check(lake, project)
     ended = _ended_runs(project)
     for day in days:
-        report = compact_day(Spool(project.spool), lake, day, ended, check)
+        report = compact_day(spool, lake, day, ended, check)
         if not report.quarantined:
             build_cubes(lake, day)
-        compact_lineage(project.spool, lake, day, ended)
+        compact_lineage(spool.lineage, lake, day, ended)
         yield report
 
 

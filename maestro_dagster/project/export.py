@@ -78,13 +78,13 @@ def list_shared_charges(project: Project, since: str, until: str) -> list[Charge
     from maestro_dagster.costs.allocate import allocate_shared, list_charges
     from maestro_dagster.costs.lake import open_lake
     from maestro_dagster.costs.shared import read_shared
-    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.costs.weight import weigh_usage
+    from maestro_dagster.project.services import open_spool
 
     lines = read_shared(project.root / "resources" / "shared.yaml")
     charges: list[Charge] = []
     for month in _whole_months(since, until) if lines else ():
-        lake, spool = open_lake(project.lake), Spool(project.spool)
+        lake, spool = open_lake(project.lake), open_spool(project)
         weights = weigh_usage(lake, spool, f"{month}-01", _last_day(month))
         charges += list_charges(allocate_shared(lines, month, weights.usage))
     return charges

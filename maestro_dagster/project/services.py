@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from maestro_dagster.costs.budget import BudgetTree
     from maestro_dagster.costs.counter import Counter
+    from maestro_dagster.costs.interface import UsageSpool
     from maestro_dagster.engine.engine import Engine
     from maestro_dagster.engine.journal import Journal
     from maestro_dagster.engine.log import Redactor
@@ -41,7 +42,6 @@ def open_services(project: Project) -> Services:
     """
     from maestro_dagster.artifacts.store import open_store
     from maestro_dagster.costs.rate import RateCard
-    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.engine.log import Redactor
     from maestro_dagster.engine.services import Services
     from maestro_dagster.policy.document import build_document
@@ -66,7 +66,7 @@ def open_services(project: Project) -> Services:
         cage=open_cage(hidden=(project.home,)),
         catalogue=load_catalogue(),
         rates=RateCard.load(project.root / "resources" / "rates.yaml"),
-        spool=Spool(project.spool),
+        spool=open_spool(project, redactor),
         project=view_project(project),
         network=Network(allow_private=settings.network_allow_private),
         evidence_folder=project.evidence,
@@ -94,11 +94,7 @@ def open_budgets(project: Project, redactor: Redactor | None = None, *, anew: bo
     from maestro_dagster.costs.budget import BudgetTree
 
     settings = project.settings
-    if settings.database and redactor is not None:
-        # What a driver says of a connection that failed goes into logs.
-        if password := urlsplit(settings.database).password:
-            redactor.add(unquote(password))
-        redactor.add(settings.database)
+    _hide_database(settings.database, redactor)
 
     def open_counter() -> Counter:
         if settings.database:
@@ -110,6 +106,32 @@ def open_budgets(project: Project, redactor: Redactor | None = None, *, anew: bo
         return SqliteCounter(project.home / "budgets.sqlite", anew=anew)
 
     return BudgetTree(project.budgets, open_counter, tenant=settings.tenant, project=settings.project_name)
+
+
+def open_spool(project: Project, redactor: Redactor | None = None) -> UsageSpool:
+    """Where usage waits for its day's compaction: the project's folder, or its database, connected on use.
+
+    With a database, what the folder still has is read and compacted too.
+    """
+    from maestro_dagster.costs.spool import Spool
+
+    settings, folder = project.settings, Spool(project.spool)
+    if not settings.database:
+        return folder
+    from maestro_dagster.costs.joined_spool import JoinedSpool
+    from maestro_dagster.costs.postgres_spool import PostgresSpool
+
+    _hide_database(settings.database, redactor)
+    scope = f"{settings.tenant}/{settings.project_name}"
+    return JoinedSpool(PostgresSpool(settings.database, scope), folder)
+
+
+def _hide_database(url: str | None, redactor: Redactor | None) -> None:
+    """What a driver says of a connection that failed goes into logs."""
+    if url and redactor is not None:
+        if password := urlsplit(url).password:
+            redactor.add(unquote(password))
+        redactor.add(url)
 
 
 def open_journal(project: Project) -> Journal:

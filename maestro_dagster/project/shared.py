@@ -21,14 +21,14 @@ def divide_shared(project: Project, month: str) -> tuple[tuple[SharedRow, ...], 
     is no month, CostError (`shared-invalid`, `lake-damaged`).
     """
     from maestro_dagster.costs.lake import open_lake
-    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.costs.weight import weigh_usage
+    from maestro_dagster.project.services import open_spool
 
     if not is_month(month):
         raise UsageError(f"{month!r} is no month", remedy="write it as YYYY-MM, such as 2026-01")
     lines = read_shared(project.root / "resources" / "shared.yaml")
     last = monthrange(int(month[:4]), int(month[5:]))[1]
     weights = weigh_usage(
-        open_lake(project.lake), Spool(project.spool), since=f"{month}-01", until=f"{month}-{last:02d}"
+        open_lake(project.lake), open_spool(project), since=f"{month}-01", until=f"{month}-{last:02d}"
     )
     return allocate_shared(lines, month, weights.usage), weights

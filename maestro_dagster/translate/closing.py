@@ -80,7 +80,7 @@ def _cost_metadata(runtime: Runtime, run_id: str) -> dict[str, Any]:
     """
     from maestro_dagster.costs.lineage import lineage_file, read_lineage
 
-    records = read_lineage(lineage_file(runtime.engine.services.spool.folder, run_id))
+    records = read_lineage(lineage_file(runtime.engine.services.spool.lineage, run_id))
     sums = {
         "failures": sum(record.failed_nano for record in records),
         "retries": sum(record.retry_nano for record in records),

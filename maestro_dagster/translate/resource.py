@@ -16,8 +16,8 @@ from maestro_dagster.translate.runtime import Runtime, project_runtime
 
 if TYPE_CHECKING:
     from maestro_dagster.costs.compact import Check, CompactionReport
+    from maestro_dagster.costs.interface import UsageSpool
     from maestro_dagster.costs.lake import Lake
-    from maestro_dagster.costs.spool import Spool
     from maestro_dagster.engine.interface import RunView
     from maestro_dagster.evidence.interface import Signer
     from maestro_dagster.llm.interface import ModelHub
@@ -140,9 +140,9 @@ class LakeResource(_ProjectResource):
         from maestro_dagster.costs.lineage import lineage_days
 
         spool = self.spool()
-        return tuple(sorted({*spool_days(spool), *lineage_days(spool.folder)}))
+        return tuple(sorted({*spool_days(spool), *lineage_days(spool.lineage)}))
 
-    def spool(self) -> Spool:
+    def spool(self) -> UsageSpool:
         return self.open_runtime().engine.services.spool
 
     def has_ended(self, run_id: str) -> bool:
