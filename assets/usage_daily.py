@@ -11,6 +11,7 @@ import dagster as dg
 
 from maestro_dagster.costs.check import CHECKS
 from maestro_dagster.manifest.money import format_nano
+from maestro_dagster.project.compaction import commit_iceberg
 from maestro_dagster.project.usage_check import open_usage_check
 from maestro_dagster.translate.resource import LakeResource
 
@@ -60,6 +61,7 @@ def usage_daily(
             "lake_usd": format_nano(report.lake_sum_nano),
         },
     )
+    commit_iceberg(lake.open(), lake.project)  # nothing unless the setting `iceberg` wants it
     yield dg.MaterializeResult(
         metadata={
             "dagster/row_count": report.rows,

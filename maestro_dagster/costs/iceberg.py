@@ -158,9 +158,7 @@ def _commit_day(catalogue: SqlCatalog, lake: Lake, day: str) -> bool:
 
 
 def _replace_day(table: Table, day: str, sha256: str, rows: pa.Table | None) -> None:
-    from pyiceberg.expressions import EqualTo
-
-    mine = EqualTo("day", day)
+    mine = f"day = '{day}'"
     said = {_DAY: day, SHA256: sha256}
     with table.transaction() as transaction:
         if rows is None:

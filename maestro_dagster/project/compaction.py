@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maestro_dagster.errors import JournalError
-from maestro_dagster.project.root import Project
+from maestro_dagster.project.root import Project, find_project
 
 if TYPE_CHECKING:
     from maestro_dagster.costs.compact import CompactionReport
+    from maestro_dagster.costs.lake import Lake
 
 
 def list_waiting_days(project: Project) -> tuple[str, ...]:
@@ -42,6 +44,21 @@ def compact_project_days(project: Project, days: Iterable[str]) -> Iterator[Comp
             build_cubes(lake, day)
         compact_lineage(spool.lineage, lake, day, ended)
         yield report
+    commit_iceberg(lake, project)
+
+
+def commit_iceberg(lake: Lake, project: Project | Path | str | None = None) -> tuple[str, ...]:
+    """Brings the Iceberg table to what is published, where the setting `iceberg` wants one. Gives the days
+    that were committed now. `project`: None is the one around the working directory. Raises CostError.
+    """
+    if not isinstance(project, Project):
+        project = find_project(Path(project) if project is not None else None)
+    if not project.settings.iceberg:
+        return ()
+    from maestro_dagster.costs.iceberg import commit_days
+    from maestro_dagster.project.services import name_scope
+
+    return commit_days(lake, name_scope(project), project.settings.database)
 
 
 def _ended_runs(project: Project) -> Callable[[str], bool]:

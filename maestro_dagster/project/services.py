@@ -122,8 +122,12 @@ def open_spool(project: Project, redactor: Redactor | None = None) -> UsageSpool
     from maestro_dagster.costs.postgres_spool import PostgresSpool
 
     _hide_database(settings.database, redactor)
-    scope = f"{settings.tenant}/{settings.project_name}"
-    return JoinedSpool(PostgresSpool(settings.database, scope), folder)
+    return JoinedSpool(PostgresSpool(settings.database, name_scope(project)), folder)
+
+
+def name_scope(project: Project) -> str:
+    """What tells this project's usage from that of others in one database."""
+    return f"{project.settings.tenant}/{project.settings.project_name}"
 
 
 def _hide_database(url: str | None, redactor: Redactor | None) -> None:

@@ -42,9 +42,12 @@ class Settings:
         "URL of the usage lake; none: the folder `lake` of the home", check="text?", default=None
     )
     database: str | None = _setting(
-        "PostgreSQL (`postgresql://...`) where budgets are counted; none: a file of the home",
+        "PostgreSQL (`postgresql://...`) where budgets are counted and usage waits; none: files of the home",
         check="database?",
         default=None,
+    )
+    iceberg: bool = _setting(
+        "compaction commits each published day to an Iceberg table as well", check="switch", default=False
     )
     repositories: tuple[str, ...] = _setting(
         "Git repositories whose pushes start runs, each `PATH`, `URL` or `NAME=PATH`",
@@ -87,6 +90,9 @@ class Settings:
     )
     export_webhook: str | None = _setting(
         "URL that is told of each export that Dagster makes; none: nobody", check="url?", default=None
+    )
+    alert_webhook: str | None = _setting(
+        "URL that is told of each threshold of a budget; none: nobody", check="url?", default=None
     )
     origins: Mapping[str, Origin] = field(default_factory=dict, metadata={"check": ""})
 
