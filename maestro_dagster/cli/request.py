@@ -6,9 +6,11 @@ import base64
 import getpass
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import click
 
 from maestro_dagster.errors import UsageError
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from maestro_dagster.engine.interface import RunRequest
     from maestro_dagster.manifest.model import Flow, Param
     from maestro_dagster.project.root import Project
+
+ACTOR_VARIABLE: Final = "MAESTRO_ACTOR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class Typed:
     params: tuple[str, ...] = ()
     budget: str | None = None
     region: str | None = None
+    person: str | None = None
 
 
 def read_project_flow(project: Project, text: str) -> Flow:
@@ -39,7 +44,7 @@ def read_project_flow(project: Project, text: str) -> Flow:
 def make_request(project: Project, typed: Typed, run_id: str | None = None) -> RunRequest:
     from maestro_dagster.engine.interface import RunRequest
 
-    for text in (typed.region or "", typed.budget or ""):
+    for text in (typed.region or "", typed.budget or "", typed.person or ""):
         _check_text(text)
     flow = read_project_flow(project, typed.flow)
     return RunRequest(
@@ -47,7 +52,7 @@ def make_request(project: Project, typed: Typed, run_id: str | None = None) -> R
         flow=flow,
         params=parse_params(flow, typed.params),
         cause="manual",
-        actor=actor_name(),
+        actor=actor_name(typed.person),
         budget_nano=_read_budget(typed.budget),
         region=typed.region,
     )
@@ -79,8 +84,27 @@ def new_run_id() -> str:
     return f"r{base64.b32encode(os.urandom(16)).decode().lower()[:25]}"
 
 
-def actor_name() -> str:
-    """Who asks, for the evidence. A container may know no name for its user."""
+def person_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--as`, or MAESTRO_ACTOR: who is behind a login that many share."""
+    return click.option(
+        "--as",
+        "person",
+        metavar="PERSON",
+        envvar=ACTOR_VARIABLE,
+        help=f"Who asks, if not the login name; also {ACTOR_VARIABLE}. Usage and evidence get a surrogate.",
+    )(command)
+
+
+def actor_name(person: str | None = None) -> str:
+    """Who asks: whoever is named, else the login name. A container may know no name for its user.
+
+    Raises UsageError when somebody is to be named and is not.
+    """
+    if person is not None:
+        _check_text(person)
+        if not person.strip() or not person.isprintable():
+            raise UsageError("--as names nobody", place="--as", remedy="give a name or an e-mail address")
+        return person.strip()
     try:
         return getpass.getuser()
     except (KeyError, OSError):

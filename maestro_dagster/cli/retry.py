@@ -6,6 +6,7 @@ import click
 
 from maestro_dagster.cli.argument import run_argument
 from maestro_dagster.cli.output import json_option
+from maestro_dagster.cli.request import actor_name, new_run_id, person_option
 
 
 @click.command(
@@ -19,10 +20,10 @@ Example:
 """
 )
 @run_argument("-e", "--execution")
+@person_option
 @json_option
-def command(run_id: str, as_json: bool) -> int:
+def command(run_id: str, person: str | None, as_json: bool) -> int:
     """Resume RUN, or run it again keeping what is done. Waits, like `maestro run`."""
-    from maestro_dagster.cli.request import actor_name, new_run_id
     from maestro_dagster.cli.run import run_and_show
     from maestro_dagster.cli.run_view import CLOSED
     from maestro_dagster.engine.interface import RunRequest
@@ -47,7 +48,7 @@ def command(run_id: str, as_json: bool) -> int:
         git=old.git,
         partition=old.partition,
         cause="retry",
-        actor=actor_name(),
+        actor=actor_name(person),
         budget_nano=old.budget_nano,
         region=old.region,
         reuse_from=run_id,

@@ -18,6 +18,7 @@ from maestro_dagster.cli.output import (
     print_error,
     print_table,
 )
+from maestro_dagster.cli.request import Typed, make_request, person_option
 from maestro_dagster.cli.run_view import (
     EXIT_CODES,
     first_line,
@@ -46,21 +47,29 @@ Exit codes:
 \b
 Example:
   maestro run hello -p name=world --budget 5usd
+  maestro run hello --as ada@example.org
 """
 )
 @flow_argument("-w", "--workflow", "--template")
 @click.option("-p", "--param", "params", multiple=True, metavar="NAME=VALUE", help="A parameter of the flow.")
 @click.option("--budget", metavar="USD", help="The most that the run may cost, such as 5usd.")
 @click.option("--region", help="Where the request comes from, for the residency pack.")
+@person_option
 @json_option
-def command(flow: str, params: tuple[str, ...], budget: str | None, region: str | None, as_json: bool) -> int:
+def command(
+    flow: str,
+    params: tuple[str, ...],
+    budget: str | None,
+    region: str | None,
+    person: str | None,
+    as_json: bool,
+) -> int:
     """Run FLOW (a file, or a flow's name) and wait for its evidence."""
-    from maestro_dagster.cli.request import Typed, make_request
     from maestro_dagster.project.root import find_project
     from maestro_dagster.project.runtime import open_runtime
 
     project = find_project()
-    request = make_request(project, Typed(flow, params, budget, region))
+    request = make_request(project, Typed(flow, params, budget, region, person))
     runtime = open_runtime(project)
     return run_and_show(runtime, lambda: runtime.engine.request(request), request.run_id, as_json=as_json)
 

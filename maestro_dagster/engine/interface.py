@@ -20,6 +20,8 @@ class RunRequest:
 
     `partition` is `<repository>@<ref>` for runs from a push, else None. `reuse_from` names the run
     whose finished steps are taken over (status `reused`); `selection` limits the steps that run.
+    `actor` is who asked, in the clear: policy and the journal of runs see it; usage and evidence have
+    the surrogate that `Services.subject_of` gives.
     """
 
     run_id: str
