@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from maestro_dagster.costs.account import (
+    ACTIONS,
     Account,
     Act,
     Freeze,
@@ -43,15 +44,25 @@ def list_standings(tree: BudgetTree, day: str, find_run: FindRun | None = None) 
 
 
 def find_alerts(tree: BudgetTree, day: str) -> list[Act]:
-    """Thresholds that were reached and not sent on before, by anybody; each once a period."""
+    """Thresholds that were reached and not sent on before, by anybody; as `tell`, soft and the highest other.
+
+    Changes nothing: `take_alert` makes one the caller's to send on.
+    """
     alerts = []
     for account, tally in list_standings(tree, day):
-        actions = reached(account, tally)
-        new = tree.counter.mark_alerted(account.key, action_bits(actions)) if actions else 0
-        told = [action for action in actions if new & action_bits([action])]
-        if told:
-            alerts.append(Act(told[-1], account, tally.spent_nano, tally.spent_tokens))
+        new = [action for action in reached(account, tally) if not tally.alerted & action_bits([action])]
+        hard = [action for action in new if action != "soft"]
+        told = [*(["soft"] if "soft" in new else []), *hard[-1:]]
+        alerts += [Act(action, account, tally.spent_nano, tally.spent_tokens) for action in told]
     return alerts
+
+
+def take_alert(tree: BudgetTree, alert: Act) -> bool:
+    """Whether the alert is the caller's to send on; once a period, whoever asks. Lower ones go with it."""
+    hard = [action for action in ACTIONS if action != "soft"]
+    told = ["soft"] if alert.action == "soft" else hard[: hard.index(alert.action) + 1]
+    new = tree.counter.mark_alerted(alert.account.key, action_bits(told))
+    return bool(new & action_bits([alert.action]))
 
 
 def budget_report(

@@ -85,13 +85,13 @@ class SqliteCounter(Counter):
             self._shrink_log()
 
     def read(self, keys: Collection[str]) -> dict[str, Tally]:
-        if not self.path.exists():  # nobody has counted yet, and looking makes no file
+        if self._is_unused():  # nobody has counted yet, and looking makes no file
             return {key: Tally() for key in keys}
         with self._lock, _plain_errors(self.path):
             return _read_tallies(self._open(), tuple(keys))
 
     def list_tallies(self, path: str) -> dict[str, Tally]:
-        if not self.path.exists():
+        if self._is_unused():
             return {}
         with self._lock, _plain_errors(self.path):
             # "0" and "$" follow "/" and "#" in ASCII: the keys below the path, and its own.
@@ -113,7 +113,7 @@ class SqliteCounter(Counter):
             return connection.execute("DELETE FROM frozen WHERE path = ?", (path,)).rowcount == 1
 
     def list_frozen(self) -> tuple[Freeze, ...]:
-        if not self.path.exists():
+        if self._is_unused():
             return ()
         with self._lock, _plain_errors(self.path):
             return _read_frozen(self._open())
@@ -145,7 +145,7 @@ class SqliteCounter(Counter):
             )
 
     def check(self) -> str:
-        if not self.path.exists():
+        if self._is_unused():
             return "nothing was counted against a budget yet"
         with self._lock, _plain_errors(self.path):
             found = self._open().execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -201,11 +201,19 @@ class SqliteCounter(Counter):
                 if durable:
                     connection.execute("PRAGMA synchronous=NORMAL")
 
+    @property
+    def _lock_file(self) -> Path:
+        return self.path.with_name(self.path.name + "-lock")
+
+    def _is_unused(self) -> bool:
+        """Nobody has counted yet. A file that is gone is something else: nothing must look unspent then."""
+        return not self.path.exists() and (self._anew or not self._lock_file.exists())
+
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._pid == os.getpid():
             return self._connection
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        place = self.path.with_name(self.path.name + "-lock")
+        place = self._lock_file
         known = place.exists()  # then there were counters: an absent or empty file has lost them
         gate = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

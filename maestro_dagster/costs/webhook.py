@@ -1,6 +1,6 @@
-"""Tells a web server of an export: signed after the Standard Webhooks specification, sent until it is taken.
+"""Tells a web server of an export or an alert: signed after Standard Webhooks, sent until it is taken.
 
-webhook-id          the same for the same statement, so that the receiver can tell a repetition
+webhook-id          the same for the same fact, so that the receiver can tell a repetition
 webhook-timestamp   seconds since the epoch, of this attempt
 webhook-signature   v1,<base64 of HMAC-SHA256 over "id.timestamp.body">
 """
@@ -18,7 +18,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -43,7 +43,10 @@ _random = random.SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What came of sending. `host` is the receiver without path and query, which may hold a secret."""
+    """What came of sending. `host` is the receiver without path and query, which may hold a secret.
+
+    `digest` is that of the file which an export is about, of the message itself for anything else.
+    """
 
     id: str
     host: str
@@ -147,8 +150,25 @@ def send_export(
     Raises CostError (`webhook-url`, `webhook-secret`). Redirections are not followed: the receiver was named
     by the operator.
     """
+    body = make_body(statement, bundle, attachment)
+    sent = send_message(url, secret, body, message_id(statement), allowed=allowed, patience=patience)
+    return replace(sent, digest=statement.digest)
+
+
+def send_message(
+    url: str,
+    secret: str,
+    body: bytes,
+    identity: str,
+    *,
+    allowed: Sequence[str] = (),
+    patience: Patience | None = None,
+) -> Delivery:
+    """Sends a JSON text under an id that is the same each time it is sent, as `send_export` does.
+
+    Raises CostError (`webhook-url`, `webhook-secret`).
+    """
     parts = check_url(url, allowed)
-    identity, body = message_id(statement), make_body(statement, bundle, attachment)
     sign_message(secret, identity, 0, body)  # an unusable secret is found before anything is sent
     patience = patience or Patience()
     answer, attempts = asyncio.run(_send(url, body, identity, secret, patience))
@@ -161,7 +181,7 @@ def send_export(
         status=answer.status,
         error=answer.error,
         at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        digest=statement.digest,
+        digest=f"sha256:{hashlib.sha256(body).hexdigest()}",
     )
 
 

@@ -17,7 +17,13 @@ from typing import Any, ClassVar
 import pytest
 
 from maestro_dagster.costs.budget import BudgetTree
-from maestro_dagster.costs.budget_report import budget_report, find_alerts, list_standings, sum_usage
+from maestro_dagster.costs.budget_report import (
+    budget_report,
+    find_alerts,
+    list_standings,
+    sum_usage,
+    take_alert,
+)
 from maestro_dagster.costs.counter_sqlite import SqliteCounter
 from maestro_dagster.costs.event import UsageScope, format_time
 from maestro_dagster.costs.rate import RateCard
@@ -382,7 +388,8 @@ def test_alerts_come_once_and_the_report_says_how_all_stands(open_engine: Open) 
     tree, day = engine.services.budgets, format_time()[:10]
     assert find_alerts(tree, day) == []
     run(engine, spend(850))
-    assert [alert.action for alert in find_alerts(tree, day)] == ["warn"]
+    (alert,) = find_alerts(tree, day)
+    assert (alert.action, take_alert(tree, alert), take_alert(tree, alert)) == ("warn", True, False)
     assert find_alerts(tree, day) == []
     report = budget_report(
         list_standings(tree, day), tree.counter.list_frozen(), tenant="default", project="default", day=day

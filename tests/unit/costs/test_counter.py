@@ -435,9 +435,17 @@ def test_a_file_that_is_gone_stops_spending_until_it_is_counted_anew(tmp_path: P
     path = tmp_path / "budgets.sqlite"
     limit = spend_some(path)
     path.unlink()
-    with pytest.raises(CostError) as caught:
-        SqliteCounter(path).reserve([limit], 1, 0, "b", run_id="r")
-    assert caught.value.error_code == "budget-counter-lost"
+    lost = SqliteCounter(path)
+    for use in (
+        lambda: lost.reserve([limit], 1, 0, "b", run_id="r"),
+        lambda: lost.read([limit.key]),
+        lambda: lost.list_tallies("t"),
+        lost.list_frozen,
+        lost.check,
+    ):
+        with pytest.raises(CostError) as caught:
+            use()
+        assert caught.value.error_code == "budget-counter-lost"
     anew = SqliteCounter(path, anew=True)
     anew.restore({limit.key: Tally(spent_nano=95)})
     anew.close()
