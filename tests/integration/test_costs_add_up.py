@@ -1,0 +1,90 @@
+"""Raw = cubes = FOCUS = CSV = Parquet = report, while writers and compactor are killed again and again."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for this module and for the processes it starts
+
+from costs_proof import DayProof, Sums, prove_day
+from costs_yard import Plan, Yard, open_yard
+
+from maestro_dagster.costs.cube import CUBES
+from maestro_dagster.costs.lake import Lake, open_lake
+from maestro_dagster.costs.question import answer
+from maestro_dagster.costs.report import report_period
+from maestro_dagster.costs.spool import Spool
+from maestro_dagster.manifest.money import format_nano, parse_usd
+
+SOAK = os.environ.get("MAESTRO_SOAK") == "1"
+EVENTS = int(os.environ.get("MAESTRO_SOAK_EVENTS", "100000000" if SOAK else "1000000"))
+DAYS = 90 if SOAK else 8
+LATE_EVERY = 9 if SOAK else 3
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4 * 3600 if SOAK else 300)]
+
+
+def test_every_form_of_the_usage_adds_up_while_everybody_is_killed(tmp_path: Path) -> None:
+    from usage_data import day_range
+
+    plan = Plan(tmp_path, random.randrange(2**31), day_range(DAYS), EVENTS // DAYS, LATE_EVERY)
+    print("seed", plan.seed)
+    open_yard(plan)
+    yard = Yard(plan, plan.random("yard"))
+    for number, day in enumerate(plan.days, start=1):
+        yard.fill_day(day)
+        print(f"{day}: {number} of {DAYS} days written, kills {yard.kills}", flush=True)
+    spool, lake = Spool(plan.spool), open_lake(tmp_path / ".maestro" / "lake")
+    yard.settle(spool.days())
+    left = [path.name for _, path in spool.files() if b"\n" in path.read_bytes()]
+    assert left == []
+    assert all(yard.kills.values()), yard.kills
+    assert yard.torn
+
+    proofs = []
+    for number, day in enumerate(plan.days):
+        # FOCUS as text is FOCUS as Parquet in more letters: of a soak's days some are enough.
+        forms = ("csv", "parquet", "focus", "focus-csv") if number % 30 == 0 else ("csv", "parquet", "focus")
+        proof = prove_day(plan, lake, day, yard.live, forms)
+        hold_forms(proof)
+        proofs.append(proof)
+        print(f"{day}: {proof.events} events, {format_nano(proof.nano)} USD, the same in "
+              f"{', '.join(proof.forms)}", flush=True)  # fmt: skip
+    assert lake.usage.days() == plan.days
+    assert sum(proof.events for proof in proofs) >= plan.rows * DAYS
+    hold_report(proofs, lake, spool)
+
+
+def hold_forms(proof: DayProof) -> None:
+    """Every form has the same sum and counts, and the same sum of each model where it tells models."""
+    whole = {name for name in CUBES if name != "cube_day_model"}
+    for form, sums in proof.forms.items():
+        assert sum(sums.values()) - proof.nano == 0, f"{proof.day}: {form}"
+        assert proof.counts[form] == (proof.events, proof.unknown), f"{proof.day}: {form}"
+        if form not in whole:
+            assert sums == proof.wanted, f"{proof.day}: {form}"
+
+
+def hold_report(proofs: list[DayProof], lake: Lake, spool: Spool) -> None:
+    models: Counter[tuple[str, str]] = Counter()
+    for proof in proofs:
+        models.update(proof.wanted)
+    report = answer(lake, spool, lambda costs: report_period(costs, "day"))
+    nano, unknown = sum(models.values()), sum(proof.unknown for proof in proofs)
+    assert parse_usd(report["known_usd"]) - nano == 0
+    assert report["events"] == sum(proof.events for proof in proofs)
+    assert report["unknown_events"] == unknown
+    assert report["total_usd"] == (None if unknown else format_nano(nano))
+    assert {row["day"]: parse_usd(row["known_usd"]) for row in report["rows"]} == {
+        proof.day: proof.nano for proof in proofs
+    }
+    told: Sums = {(row["provider"], row["model"]): parse_usd(row["known_usd"]) for row in report["by_model"]}
+    assert {name: nano for name, nano in told.items() if nano} == {
+        name: nano for name, nano in models.items() if name != ("", "") and nano
+    }
