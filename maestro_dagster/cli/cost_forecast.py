@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _METHODS = ("least-squares", "seasonal-naive", "auto-ets")
 BY = ("tenant", "model", "flow")
 _HISTORY_DAYS = 120
+_SILENCE = 2.0  # seconds until progress is told, and between two tellings
 
 
 @click.command(
@@ -56,7 +58,8 @@ def command(
     limit = read_amount(budget, "--budget") if budget is not None else None
     today = datetime.now(UTC).date()
     history = read_days(today - timedelta(days=_HISTORY_DAYS), today)
-    outlooks = foresee(history, by=by, days=days, method=method, limit_nano=limit)
+    progress = _Progress(len(history.names(by)))
+    outlooks = foresee(history, by=by, days=days, method=method, limit_nano=limit, progress=progress)
     unknown = history.unknown
     if svg is not None:
         write_svg(svg, draw_outlook(outlooks[0], unknown=unknown))
@@ -66,6 +69,19 @@ def command(
         click.echo("no usage was recorded")
     else:
         _print_outlooks(outlooks, unknown) if by else _print_outlook(outlooks[0], unknown)
+
+
+class _Progress:
+    """A line on stderr now and then: AutoETS takes about a second for each name."""
+
+    def __init__(self, names: int) -> None:
+        self._names = names
+        self._told = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        if done < self._names and time.monotonic() - self._told >= _SILENCE:
+            self._told = time.monotonic()
+            click.echo(f"{done} of {self._names} names are forecast", err=True)
 
 
 def read_amount(text: str, option: str) -> int:

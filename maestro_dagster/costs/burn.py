@@ -102,9 +102,14 @@ def forecast_today(sums: Mapping[str, int], today: str, days: int, method: str |
 
     `sums` is day -> nano-USD. Raises CostError as `forecast_costs` does.
     """
+    return forecast_costs(past_days(sums, today), days, method=method)
+
+
+def past_days(sums: Mapping[str, int], today: str) -> list[tuple[str, int]]:
+    """The history up to yesterday, for `forecast_costs`; `sums` is day -> nano-USD."""
     yesterday = (date.fromisoformat(today) - timedelta(days=1)).isoformat()
     begin = min(min(sums, default=yesterday), yesterday)
-    return forecast_costs(fill_days(sums, begin, yesterday), days, method=method)
+    return fill_days(sums, begin, yesterday)
 
 
 def month_of(day: str) -> tuple[str, str]:

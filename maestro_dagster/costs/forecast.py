@@ -27,12 +27,16 @@ LEAST_HISTORY: Final = 2 * WEEK
 LEVEL: Final = 0.9
 MOST_DAYS: Final = 366
 _HISTORY: Final = 90  # days that are looked at; older ones tell of another time
+_AT_ONCE: Final = 1024  # series in one matrix: some 10 MB
+_SLOW_AT_ONCE: Final = 4  # of a method that fits one after the other, so that its progress is seen
 _ORIGINS: Final = 4  # weeks that are forecast again from what was known before each
 _PREDICT: Final[Mapping[str, Callable[[Matrix, int, int, float], Prediction]]] = {
     LEAST_SQUARES: predict_least_squares,
     SEASONAL_NAIVE: predict_seasonal_naive,
     AUTO_ETS: predict_auto_ets,
 }
+
+History = tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,21 @@ def forecast_costs(
         CostError: `forecast-days`, `forecast-method`, `forecast-extra-missing`.
 
     """
+    return forecast_many([history], days, method=method, level=level)[0]
+
+
+def forecast_many(
+    histories: Sequence[Sequence[tuple[str, int]]],
+    days: int,
+    *,
+    method: str | None = None,
+    level: float = LEVEL,
+    progress: Callable[[int], None] | None = None,
+) -> list[Forecast]:
+    """The same for many histories at once, in their order: those of one length and begin are one matrix.
+
+    `progress` is told how many are done so far. Raises CostError as `forecast_costs` does.
+    """
     if not 1 <= days <= MOST_DAYS:
         raise CostError(
             f"cannot forecast {days} days", remedy=f"ask for 1 to {MOST_DAYS}", code="forecast-days"
@@ -109,23 +128,48 @@ def forecast_costs(
             remedy=f"choose one of {', '.join(METHODS)}",
             code="forecast-method",
         )
-    known = _trim_history(history)
-    if len(known) < LEAST_HISTORY:
-        reason = f"{len(known)} days of history; a forecast needs {LEAST_HISTORY}"
-        return Forecast("", reason, known, (), (), None, None, level)
-    tests = _test_methods(known, method)
-    chosen, reason = _choose_method(method, tests)
-    made = _PREDICT[chosen](_matrix(known), days, _weekday(known), level)
-    return Forecast(
-        chosen,
-        reason,
-        known,
-        tuple((day, round(float(value))) for (day, _), value in zip(known, made.fitted[0], strict=True)),
-        _list_days(known[-1][0], made),
-        tests.get(chosen),
-        tests.get(SEASONAL_NAIVE),
-        level,
-    )
+    alike: dict[tuple[int, str], list[int]] = {}
+    known = [_trim_history(history) for history in histories]
+    for at, row in enumerate(known):
+        alike.setdefault((len(row), row[0][0] if row else ""), []).append(at)
+    found: dict[int, Forecast] = {}
+    most = _SLOW_AT_ONCE if method == AUTO_ETS else _AT_ONCE
+    for places in alike.values():
+        for begin in range(0, len(places), most):
+            some = places[begin : begin + most]
+            made = _forecast_alike([known[at] for at in some], days, method, level)
+            found.update(zip(some, made, strict=True))
+            if progress is not None:
+                progress(len(found))
+    return [found[at] for at in range(len(known))]
+
+
+def _forecast_alike(known: Sequence[History], days: int, method: str | None, level: float) -> list[Forecast]:
+    """Forecasts of histories of the same days."""
+    count = len(known[0])
+    if count < LEAST_HISTORY:
+        reason = f"{count} days of history; a forecast needs {LEAST_HISTORY}"
+        return [Forecast("", reason, row, (), (), None, None, level) for row in known]
+    past, weekday = _matrix(known), _weekday(known[0])
+    tests = _test_methods(past, weekday, method)
+    choices = [_choose_method(method, each) for each in tests]
+    found: dict[int, Forecast] = {}
+    for chosen in dict.fromkeys(name for name, _ in choices):
+        places = [at for at, (name, _) in enumerate(choices) if name == chosen]
+        made = _PREDICT[chosen](past[places], days, weekday, level)
+        for row, at in enumerate(places):
+            fitted = zip(known[at], made.fitted[row].tolist(), strict=True)
+            found[at] = Forecast(
+                chosen,
+                choices[at][1],
+                known[at],
+                tuple((day, round(value)) for (day, _), value in fitted),
+                _list_days(known[at][-1][0], made, row),
+                tests[at].get(chosen),
+                tests[at].get(SEASONAL_NAIVE),
+                level,
+            )
+    return [found[at] for at in range(len(known))]
 
 
 def fill_days(sums: Mapping[str, int], first: str, last: str) -> list[tuple[str, int]]:
@@ -138,30 +182,41 @@ def fill_days(sums: Mapping[str, int], first: str, last: str) -> list[tuple[str,
 
 def backtest_method(history: Sequence[tuple[str, int]], method: str) -> Backtest | None:
     """Forecasts each of the last four weeks from the days before it; None without three weeks of history."""
+    return _backtest(_matrix([history]), _weekday(history), method)[0]
+
+
+def _backtest(past: Matrix, weekday: int, method: str) -> list[Backtest | None]:
+    """One for each series of `past`, [series, days]."""
     import numpy as np
 
-    past, weekday = _matrix(history), _weekday(history)
     days = past.shape[1]
     begins = [days - WEEK * back for back in range(_ORIGINS, 0, -1)]
     begins = [begin for begin in begins if begin >= LEAST_HISTORY]
     if not begins:
-        return None
-    off, cost = [], []
-    for begin in begins:
-        made = _PREDICT[method](past[:, :begin], WEEK, weekday, LEVEL)
-        cost.append(past[0, begin : begin + WEEK])
-        off.append(np.abs(made.mean[0] - cost[-1]))
-    errors, costs = np.concatenate(off), np.concatenate(cost)
-    within = float(np.abs(past[0, WEEK:] - past[0, :-WEEK]).mean())
+        return [None] * len(past)
+    made = [_PREDICT[method](past[:, :begin], WEEK, weekday, LEVEL).mean for begin in begins]
+    costs = past[:, begins[0] :]
+    errors = np.abs(np.concatenate(made, axis=1) - costs)
+    within = np.abs(past[:, WEEK:] - past[:, :-WEEK]).mean(axis=1)
     some = costs > 0
-    mape = float((errors[some] / costs[some]).mean()) if some.any() else None
-    return Backtest(method, len(costs), mape, float(errors.mean()) / within if within > 0 else None)
+    shares = np.divide(errors, costs, out=np.zeros_like(errors), where=some).sum(axis=1)
+    rows = zip(
+        *(part.tolist() for part in (shares, some.sum(axis=1), errors.mean(axis=1), within)), strict=True
+    )
+    return [
+        Backtest(method, costs.shape[1], share / dear if dear else None, error / usual if usual > 0 else None)
+        for share, dear, error, usual in rows
+    ]
 
 
-def _test_methods(known: Sequence[tuple[str, int]], method: str | None) -> dict[str, Backtest]:
+def _test_methods(past: Matrix, weekday: int, method: str | None) -> list[dict[str, Backtest]]:
     names = dict.fromkeys((method or LEAST_SQUARES, SEASONAL_NAIVE))
-    found = {name: backtest_method(known, name) for name in names}
-    return {name: test for name, test in found.items() if test is not None}
+    found: list[dict[str, Backtest]] = [{} for _ in past]
+    for name in names:
+        for tests, test in zip(found, _backtest(past, weekday, name), strict=True):
+            if test is not None:
+                tests[name] = test
+    return found
 
 
 def _choose_method(method: str | None, tests: Mapping[str, Backtest]) -> tuple[str, str]:
@@ -177,30 +232,30 @@ def _choose_method(method: str | None, tests: Mapping[str, Backtest]) -> tuple[s
     return (SEASONAL_NAIVE if better else LEAST_SQUARES), said
 
 
-def _trim_history(history: Sequence[tuple[str, int]]) -> tuple[tuple[str, int], ...]:
+def _trim_history(history: Sequence[tuple[str, int]]) -> History:
     first = next((at for at, (_, nano) in enumerate(history) if nano > 0), len(history))
     return tuple(history[first:][-_HISTORY:])
 
 
-def _matrix(history: Sequence[tuple[str, int]]) -> Matrix:
+def _matrix(histories: Sequence[Sequence[tuple[str, int]]]) -> Matrix:
     import numpy as np
 
-    return np.array([[nano for _, nano in history]], dtype=np.float64)
+    return np.array([[nano for _, nano in history] for history in histories], dtype=np.float64)
 
 
 def _weekday(history: Sequence[tuple[str, int]]) -> int:
     return date.fromisoformat(history[0][0]).weekday()
 
 
-def _list_days(last: str, made: Prediction) -> tuple[ForecastDay, ...]:
+def _list_days(last: str, made: Prediction, series: int) -> tuple[ForecastDay, ...]:
     """Here, and only here, doubles become whole nano-USD."""
     begin = date.fromisoformat(last)
     rows = []
     total = 0
     for at, (mean, half, wide) in enumerate(
-        zip(made.mean[0], made.half[0], made.sum_half[0], strict=True), 1
+        zip(*(part[series].tolist() for part in (made.mean, made.half, made.sum_half)), strict=True), 1
     ):
-        nano, reach, sum_reach = max(round(float(mean)), 0), round(float(half)), round(float(wide))
+        nano, reach, sum_reach = max(round(mean), 0), round(half), round(wide)
         total += nano
         rows.append(
             ForecastDay(

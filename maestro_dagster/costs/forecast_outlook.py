@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
-from maestro_dagster.costs.burn import BurnDown, burn_down, forecast_today, month_of
+from maestro_dagster.costs.burn import BurnDown, burn_down, month_of, past_days
+from maestro_dagster.costs.forecast import forecast_many
 from maestro_dagster.manifest.money import format_nano
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def foresee(
     days: int | None = None,
     method: str | None = None,
     limit_nano: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[Outlook, ...]:
     """The outlook of each name of `by`, the dearest month first; of all costs without `by`.
 
@@ -74,6 +77,7 @@ def foresee(
         days: to forecast from today; None: to the end of the month.
         method: as `forecast_costs` takes it.
         limit_nano: a budget of the month.
+        progress: is told how many names are forecast so far.
 
     Raises:
         CostError: as `forecast_costs` does.
@@ -82,9 +86,11 @@ def foresee(
     first, last = month_of(history.last)
     left = (date.fromisoformat(last) - date.fromisoformat(history.last)).days + 1
     wanted = days if days is not None else left
+    names = history.names(by)
+    past = [past_days(sums, history.last) for sums in names.values()]
+    forecasts = forecast_many(past, max(wanted, left), method=method, progress=progress)
     found = []
-    for name, sums in history.names(by).items():
-        made = forecast_today(sums, history.last, max(wanted, left), method)
+    for (name, sums), made in zip(names.items(), forecasts, strict=True):
         month = burn_down(sums, limit_nano, first=first, last=last, today=history.last, forecast=made)
         found.append(Outlook(name, made, month, wanted))
     return tuple(sorted(found, key=lambda row: (-_dearness(row.month), row.name)))

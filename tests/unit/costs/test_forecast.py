@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from costs_trace import FIRST, HARD, MANY, Shape, make_costs, name_days
 
-from maestro_dagster.costs.forecast import Forecast, backtest_method, fill_days, forecast_costs
+from maestro_dagster.costs.forecast import Forecast, backtest_method, fill_days, forecast_costs, forecast_many
 from maestro_dagster.costs.forecast_method import (
     METHODS,
     predict_auto_ets,
@@ -25,6 +25,7 @@ from maestro_dagster.errors import CostError
 PAST, AHEAD = 90, 30
 COUNT = 1000 if os.environ.get("MAESTRO_SOAK") == "1" else 60
 WEEKDAY = FIRST.weekday()
+OTHERS = {"seasonal-naive": predict_seasonal_naive}
 
 
 def history(costs: Any, first: int = 0) -> list[tuple[str, int]]:
@@ -217,3 +218,44 @@ def test_importing_loads_no_numbers() -> None:
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_many_at_once_are_what_each_is_alone() -> None:
+    """Of several lengths and methods, in their order; to the last figure of money."""
+    draw = np.random.default_rng(5)
+    shapes = [*MANY.values(), *HARD.values()]
+    rows = [make_costs(1, 90, shapes[at % len(shapes)], at)[0] for at in range(40)]
+    histories = [history(row[: int(draw.choice([0, 13, 14, 20, 34, 90]))]) for row in rows]
+    histories[7] = [(day, 0) for day, _ in history(rows[7])]
+    told: list[int] = []
+    together = forecast_many(histories, AHEAD, progress=told.append)
+    alone = [forecast_costs(one, AHEAD) for one in histories]
+    assert [(one.method, one.reason, one.history) for one in together] == [
+        (one.method, one.reason, one.history) for one in alone
+    ]
+    for mine, other in zip(together, alone, strict=True):
+        for day, same in zip(mine.days, other.days, strict=True):
+            assert day.day == same.day
+            assert (day.nano, day.sum_high_nano) == pytest.approx((same.nano, same.sum_high_nano), rel=1e-9)
+        assert (mine.backtest is None) == (other.backtest is None)
+        if mine.backtest is not None and other.backtest is not None:
+            assert mine.backtest.mape == pytest.approx(other.backtest.mape)
+            assert mine.backtest.mase == pytest.approx(other.backtest.mase)
+    assert {one.method for one in together} == {"", "least-squares", "seasonal-naive"}
+    assert told == sorted(told)
+    assert told[-1] == len(histories)
+
+
+def test_a_thousand_names_are_fitted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four weeks of backtest and the forecast itself: five fits, however many names."""
+    calls: list[int] = []
+
+    def count(past: Any, *rest: Any) -> Any:
+        calls.append(len(past))
+        return predict_least_squares(past, *rest)
+
+    monkeypatch.setattr("maestro_dagster.costs.forecast._PREDICT", {"least-squares": count, **OTHERS})
+    rows = make_costs(1000, PAST, MANY["plain"], 1)
+    made = forecast_many([history(row) for row in rows], AHEAD, method="least-squares")
+    assert len(made) == 1000
+    assert calls == [1000] * 5
