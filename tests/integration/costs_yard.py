@@ -66,7 +66,7 @@ def open_yard(plan: Plan) -> None:
 
     multiprocessing.set_forkserver_preload(["costs_warm"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         forkserver.ensure_running()
 
     (plan.root / "resources").mkdir(parents=True)
@@ -99,6 +99,8 @@ def make_lines(plan: Plan, day: str, *, late: bool) -> pl.DataFrame:
     import numpy as np
     import polars as pl
 
+    from maestro_dagster.costs.schema import MONEY
+
     whole = make_bulk(plan, day)
     draw = np.random.default_rng([plan.seed, date.fromisoformat(day).toordinal()]).random(whole.height)
     held = pl.Series(draw < 0.03) & plan.is_late(day)
@@ -110,7 +112,7 @@ def make_lines(plan: Plan, day: str, *, late: bool) -> pl.DataFrame:
     else:
         reserve = opened.with_columns(
             pl.lit("intent").alias("phase"), pl.col("cost_nano").fill_null(7) * 2 + 1,
-            *(pl.lit(None, pl.Int64).alias(name) for name in ("nano_in", "nano_out", "nano_cached", "nano_cache_write")),
+            *(pl.lit(None, pl.Int64).alias(name) for name in MONEY.values() if name != "cost_nano"),
             pl.lit("reserve").alias("price"),
         )  # fmt: skip
         lines = pl.concat([first, reserve, again])
@@ -178,14 +180,9 @@ def write_bulk(plan: Plan, day: str, late: bool, target: Path, begin: int) -> No
     with SpoolWriter(target) as writer, said(plan, bulk_name(day, late=late)) as say:
         for number in range(begin, -(-lines.height // plan.block)):
             # As `append` does once its events are text: one write, one fdatasync, or nothing.
-            writer._write(
-                _mend(writer, encode_lines(lines.slice(number * plan.block, plan.block))), durable=True
-            )
+            data = encode_lines(lines.slice(number * plan.block, plan.block))
+            writer._write(b"\n" + data if writer._torn else data, durable=True)
             say(number)
-
-
-def _mend(writer: Any, data: bytes) -> bytes:
-    return b"\n" + data if writer._torn else data
 
 
 def write_live(plan: Plan, run_id: str, days: tuple[str, ...]) -> None:

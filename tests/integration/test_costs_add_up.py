@@ -34,12 +34,12 @@ def test_every_form_of_the_usage_adds_up_while_everybody_is_killed(tmp_path: Pat
     from usage_data import day_range
 
     plan = Plan(tmp_path, random.randrange(2**31), day_range(DAYS), EVENTS // DAYS, LATE_EVERY)
-    print("seed", plan.seed)
+    show(f"seed {plan.seed}")
     open_yard(plan)
     yard = Yard(plan, plan.random("yard"))
     for number, day in enumerate(plan.days, start=1):
         yard.fill_day(day)
-        print(f"{day}: {number} of {DAYS} days written, kills {yard.kills}", flush=True)
+        show(f"{day}: {number} of {DAYS} days written, kills {yard.kills}")
     spool, lake = Spool(plan.spool), open_lake(tmp_path / ".maestro" / "lake")
     yard.settle(spool.days())
     left = [path.name for _, path in spool.files() if b"\n" in path.read_bytes()]
@@ -54,11 +54,16 @@ def test_every_form_of_the_usage_adds_up_while_everybody_is_killed(tmp_path: Pat
         proof = prove_day(plan, lake, day, yard.live, forms)
         hold_forms(proof)
         proofs.append(proof)
-        print(f"{day}: {proof.events} events, {format_nano(proof.nano)} USD, the same in "
-              f"{', '.join(proof.forms)}", flush=True)  # fmt: skip
+        show(f"{day}: {proof.events} events, {format_nano(proof.nano)} USD, the same in "
+              f"{', '.join(proof.forms)}")  # fmt: skip
     assert lake.usage.days() == plan.days
     assert sum(proof.events for proof in proofs) >= plan.rows * DAYS
     hold_report(proofs, lake, spool)
+
+
+def show(line: str) -> None:
+    """A soak takes most of an hour: `pytest -s` tells how far it is."""
+    sys.stderr.write(f"{line}\n")
 
 
 def hold_forms(proof: DayProof) -> None:
