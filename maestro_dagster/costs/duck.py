@@ -116,6 +116,7 @@ def _connect(lake: Lake) -> duckdb.DuckDBPyConnection:
         }
     )
     connection.execute("SET TimeZone = 'UTC'; SET parquet_metadata_cache = true")  # files never change
+    connection.execute("SET enable_progress_bar = false")  # it would be written into our own output
     if lake.files is not None:
         connection.register_filesystem(lake.files)
     return connection

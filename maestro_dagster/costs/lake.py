@@ -15,12 +15,12 @@ from maestro_dagster.costs.artifact import (
 )
 from maestro_dagster.costs.folder import LocalFolder, RemoteFolder, open_folder
 from maestro_dagster.costs.interface import UsageEvent
-from maestro_dagster.costs.schema import SORT, complete_usage
+from maestro_dagster.costs.schema import SORT, USAGE_LAYOUT, complete_usage
 from maestro_dagster.costs.table import LakeTable, in_period
 
 USAGE = "usage_daily"
 _OPTIONS: dict[str, dict[str, Any]] = {
-    USAGE: {"order": SORT, "complete": complete_usage},
+    USAGE: {"order": SORT, "complete": complete_usage, "layout": USAGE_LAYOUT},
     ARTIFACTS: {"order": ARTIFACT_ORDER, "layout": ARTIFACT_LAYOUT},
     ARTIFACT_INDEX: {"order": INDEX_ORDER, "layout": INDEX_LAYOUT},
 }

@@ -6,7 +6,7 @@ Version 1: up to `occurred_at`. Version 2: the rest.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,6 +30,13 @@ MONEY = {  # column of the lake, DECIMAL(18,9) USD -> field of an event and of a
     "usd_out": "nano_out",
     "usd_cached": "nano_cached",
     "usd_cache_write": "nano_cache_write",
+}
+_DIFFERENCES = (*MONEY, "occurred_at")  # all differ, and neighbours are near each other
+# Money as 64-bit integers: half the work of reading it as bytes. Files of before are read as well.
+USAGE_LAYOUT: dict[str, Any] = {
+    "store_decimal_as_integer": True,
+    "use_dictionary": [name for name in COLUMNS if name not in (*_DIFFERENCES, "event_id")],
+    "column_encoding": dict.fromkeys(_DIFFERENCES, "DELTA_BINARY_PACKED"),
 }
 _EARLIER = {"project": "default", "retention_tier": "standard-365d"}
 
