@@ -207,17 +207,22 @@ class SqliteCounter(Counter):
 
     def _is_unused(self) -> bool:
         """Nobody has counted yet. A file that is gone is something else: nothing must look unspent then."""
-        return not self.path.exists() and (self._anew or not self._lock_file.exists())
+        if self.path.exists():
+            return False
+        try:
+            return self._anew or not self._lock_file.stat().st_size
+        except FileNotFoundError:
+            return True
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and self._pid == os.getpid():
             return self._connection
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        place = self._lock_file
-        known = place.exists()  # then there were counters: an absent or empty file has lost them
-        gate = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        gate = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(gate, fcntl.LOCK_EX)
+            # Written once there were counters: an absent or empty file has lost them.
+            known = os.fstat(gate).st_size > 0
             if known and not self._anew:
                 _refuse_loss(self.path)
             connection = sqlite3.connect(
@@ -225,6 +230,9 @@ class SqliteCounter(Counter):
             )
             try:
                 _prepare(connection, self.path)
+                if not known:
+                    os.write(gate, b"counted\n")
+                    os.fsync(gate)
             except BaseException:
                 connection.close()
                 raise
