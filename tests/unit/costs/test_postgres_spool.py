@@ -190,6 +190,7 @@ def test_what_comes_while_a_day_is_compacted_stays(either: UsageSpool, lake: Lak
             return []
 
         assert compact_day(either, lake, DAY, bool, check).removed == ()
+        assert len(either.read_run("r1")) == 2
     result = compact_day(either, lake, DAY, bool)
     assert (result.sum_nano, len(result.removed)) == (11, 1)
 
@@ -261,6 +262,42 @@ def test_a_writer_goes_on_after_its_source_was_removed(stored: PostgresSpool, la
         writer.append([make_event("r1", cost_nano=2)])
         assert [event.cost_nano for event in stored.read_run("r1")] == [2]
         assert compact_day(stored, lake, DAY, bool).sum_nano == 3
+
+
+def test_writers_and_removal_at_once_lose_nothing(url: str, stored: PostgresSpool) -> None:
+    acknowledged: list[set[str]] = [set(), set(), set()]
+    done = threading.Event()
+
+    def work(number: int) -> None:
+        with stored.open_run(f"r{number}") as writer:
+            for _ in range(300 if FULL else 60):
+                event = make_event(f"r{number}", cost_nano=1)
+                writer.append([event], durable=False)
+                acknowledged[number].add(event.event_id)
+
+    removed: set[str] = set()
+
+    def remove() -> None:  # as after publishing: what it has seen is safe, what came later is not
+        other = PostgresSpool(url, stored._scope)
+        while not done.is_set():
+            for chunk in list(other.chunks()):
+                seen = {json.loads(line)["event_id"] for line in chunk.data.splitlines()}
+                if other.remove(chunk.source, chunk.end):
+                    removed.update(seen)
+        other.close()
+
+    remover = threading.Thread(target=remove)
+    writers = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+    for thread in (remover, *writers):
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    remover.join()
+    left = {event.event_id for number in range(3) for event in stored.read_run(f"r{number}")}
+    assert not left & removed
+    assert left | removed == set().union(*acknowledged)
+    assert removed
 
 
 def test_a_batch_whose_acknowledgement_was_lost_is_there_once(
