@@ -72,8 +72,9 @@ $(FOCUS)/ready: tests/focus/requirements.lock
 focus: $(VENV)/development $(FOCUS)/ready ## judge a FOCUS export by the FinOps Foundation's validator (needs Python 3.12)
 	$(BIN)/python tests/focus/check.py $(FOCUS)/bin/python
 
-picture: $(VENV)/development ## re-make the screenshots of the README (needs chromium)
+picture: $(VENV)/development ## re-make the screenshots of the README and docs (needs chromium)
 	$(BIN)/python docs/picture.py
+	$(BIN)/python docs/cost_picture.py
 
 # The larger lock first: what the extras cannot use must not stand in the smaller one either.
 lock: ## compile the locks again (needs uv)

@@ -12,10 +12,12 @@ from maestro_dagster.costs.anomaly_report import anomaly_report, draw_anomalies,
 from maestro_dagster.costs.forecast_history import CostHistory, read_history
 from maestro_dagster.costs.forecast_outlook import draw_outlook, foresee, outlook_report
 from maestro_dagster.costs.plot import draw_burn_down, embed_svg
+from maestro_dagster.costs.plot_spark import embed_spark
 from maestro_dagster.translate.resource import LakeResource
 
 HISTORY_DAYS = 120
 JUDGED_DAYS = 30
+SPARK_DAYS = 40
 
 
 @dg.asset(
@@ -40,16 +42,26 @@ def cost_forecast(lake: LakeResource) -> dg.MaterializeResult:
     }
     return dg.MaterializeResult(
         metadata={
-            **{name: dg.MetadataValue.float(value) for name, value in numbers.items() if value is not None},
             "as_of": history.last,
+            "month_to_date": f"{month['spent_usd']} USD",
+            "month_end": f"{month['end_usd']} USD" if end else "cannot be said",
+            "month_end_90_percent": f"{month['end_low_usd']} to {month['end_high_usd']} USD" if end else "",
+            "days": dg.MetadataValue.md(
+                embed_spark(
+                    outlook.forecast.history[-SPARK_DAYS:],
+                    to_come=[(row.day, row.nano) for row in outlook.forecast.days[: outlook.days]],
+                )
+            ),
             "method": report["method"] or "none",
             "reason": report["reason"],
-            "month_end_exact": f"{month['end_usd']} USD" if end else "cannot be said",
             "events_without_price": unknown,
-            "days": dg.MetadataValue.md(embed_svg("daily costs", draw_outlook(outlook, unknown=unknown))),
+            "days_with_interval": dg.MetadataValue.md(
+                embed_svg("daily costs", draw_outlook(outlook, unknown=unknown))
+            ),
             "month": dg.MetadataValue.md(
                 embed_svg("month to date", draw_burn_down(outlook.month, title="The month", unknown=unknown))
             ),
+            **{name: dg.MetadataValue.float(value) for name, value in numbers.items() if value is not None},
         }
     )
 
@@ -71,7 +83,12 @@ def cost_anomalies(lake: LakeResource) -> dg.MaterializeResult:
             "judged_since": since,
             "events_without_price": report["unknown_events"],
             "table": dg.MetadataValue.table([_row(anomaly) for anomaly in report["anomalies"]], _COLUMNS),
-            "days": dg.MetadataValue.md(embed_svg("daily costs", draw_anomalies(history, found))),
+            "days": dg.MetadataValue.md(
+                embed_spark(sorted(history.total.items()), anomalies={one.day for one in found})
+            ),
+            "days_with_amounts": dg.MetadataValue.md(
+                embed_svg("daily costs", draw_anomalies(history, found))
+            ),
         }
     )
 

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 import dagster as dg
 
 from maestro_dagster.costs.plot import draw_bars, draw_stack, embed_svg
+from maestro_dagster.costs.plot_spark import embed_spark
 from maestro_dagster.costs.question import Costs, Group, MonthToDate, answer, month_reach, month_to_date
 from maestro_dagster.manifest.money import format_nano
 from maestro_dagster.translate.resource import LakeResource
@@ -30,7 +31,7 @@ def cost_report(lake: LakeResource) -> dg.MaterializeResult:
     reach = min(month_reach(today), days[0])
     month, layers = answer(lake.open(), lake.spool(), ask, since=reach, until=today)
     total, unknown = month.total, month.total.unknown
-    models = [(" ".join(model.name), model.nano) for model in month.models]
+    models = [(" ".join(model.name), _known(model)) for model in month.models]
     numbers = {  # doubles, for Dagster's plots; the exact amounts stand beside them
         "month_to_date_usd": total.nano,
         "month_before_usd": month.before.nano,
@@ -39,21 +40,28 @@ def cost_report(lake: LakeResource) -> dg.MaterializeResult:
     }
     return dg.MaterializeResult(
         metadata={
-            **{name: dg.MetadataValue.float(nano / 1e9) for name, nano in numbers.items()},
             "month": month.month,
             "as_of": today,
             "month_to_date": f"{format_nano(total.nano)} USD",
             "same_days_of_month_before": f"{format_nano(month.before.nano)} USD",
             "failures": f"{format_nano(month.failures.nano)} USD",
             "retries": f"{format_nano(month.retries.nano)} USD",
+            "last_30_days": dg.MetadataValue.md(
+                embed_spark(
+                    [(day, sum(layer[at] for layer in layers.values())) for at, day in enumerate(days)]
+                )
+            ),
             "events": total.events,
             "events_without_price": unknown,
             "by_model": _table(("provider", "model"), month.models),
             "by_flow": _table(("flow",), month.flows),
-            "days": _picture("daily costs by kind", draw_stack(days, layers, title="The last 30 days")),
+            "days_by_kind": _picture(
+                "daily costs by kind", draw_stack(days, layers, title="The last 30 days")
+            ),
             "models": _picture(
                 "month to date by model", draw_bars(models, title=f"Models in {month.month}", unknown=unknown)
             ),
+            **{name: dg.MetadataValue.float(nano / 1e9) for name, nano in numbers.items()},
         }
     )
 
@@ -61,13 +69,21 @@ def cost_report(lake: LakeResource) -> dg.MaterializeResult:
 def _table(names: tuple[str, ...], groups: tuple[Group, ...]) -> dg.TableMetadataValue:
     columns = (*names, "usd", "events", "without price", "tokens in", "tokens out")
     rows = [
-        (*group.name, format_nano(group.nano), group.events, group.unknown, *_tokens(group))
-        for group in groups
+        (*group.name, _say(_known(group)), group.events, group.unknown, *_tokens(group)) for group in groups
     ]
     return dg.MetadataValue.table(
         [dg.TableRecord(dict(zip(columns, map(str, row), strict=True))) for row in rows],
         dg.TableSchema([dg.TableColumn(name, "string") for name in columns]),
     )
+
+
+def _known(group: Group) -> int | None:
+    """None when not one event has a price: that is no 0."""
+    return None if group.events == group.unknown else group.nano
+
+
+def _say(nano: int | None) -> str:
+    return "unknown" if nano is None else format_nano(nano)
 
 
 def _tokens(group: Group) -> tuple[int, int]:

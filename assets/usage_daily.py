@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from maestro_dagster.costs.check import CHECKS
+from maestro_dagster.costs.check import CHECKS, FACT_COLUMNS
 from maestro_dagster.manifest.money import format_nano
 from maestro_dagster.project.compaction import commit_iceberg
 from maestro_dagster.project.usage_check import open_usage_check
@@ -47,7 +47,7 @@ def usage_daily(
             passed=outcome.passed,
             severity=dg.AssetCheckSeverity(outcome.severity.upper()),
             description=outcome.message,
-            metadata={"day": day, "facts": dg.MetadataValue.md(outcome.markdown())},
+            metadata={"day": day, "rules": len(outcome.facts), "facts": _table(outcome.shown())},
         )
     if report.quarantined:
         wrong = ", ".join(outcome.name for outcome in report.outcomes if outcome.blocks)
@@ -78,3 +78,8 @@ def usage_daily(
             "digest": f"sha256:{report.sha256}",
         }
     )
+
+
+def _table(facts: list[dict[str, str]]) -> dg.TableMetadataValue:
+    columns = dg.TableSchema([dg.TableColumn(name, "string") for name in FACT_COLUMNS])
+    return dg.MetadataValue.table([dg.TableRecord(fact) for fact in facts], columns)

@@ -19,6 +19,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "pictures"
@@ -26,21 +30,27 @@ BIN = Path(sys.executable).parent
 
 
 def main() -> None:
-    chromium = os.environ.get("MAESTRO_CHROMIUM") or shutil.which("chromium")
-    if not chromium:
-        sys.exit("no chromium: install your distribution's package or set MAESTRO_CHROMIUM")
+    chromium = find_chromium()
     demo = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / "demo-project"
     shop = demo / "shop"
     if not (shop / "pyproject.toml").is_file():
         subprocess.run([str(BIN / "maestro"), "demo", "--dir", str(demo)], check=True, timeout=300)
-    port = _free_port()
     OUT.mkdir(exist_ok=True)
-    with _server(shop, port):
+    with serve(shop) as base:
         _release(shop, demo / "example-lib")
-        _take(chromium, f"http://127.0.0.1:{port}")
+        _take(chromium, base)
 
 
-def _take(chromium: str, base: str) -> None:
+def find_chromium() -> str:
+    found = os.environ.get("MAESTRO_CHROMIUM") or shutil.which("chromium")
+    if not found:
+        sys.exit("no chromium: install your distribution's package or set MAESTRO_CHROMIUM")
+    return found
+
+
+@contextlib.contextmanager
+def open_page(chromium: str, base: str) -> Iterator[Page]:
+    """A page of a browser that has seen the Dagster UI at `base` before."""
     from playwright.sync_api import sync_playwright
 
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -49,6 +59,12 @@ def _take(chromium: str, base: str) -> None:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         # The newsletter window of a first visit would stand before every picture.
         page.request.post(f"{base}/graphql", data={"query": "mutation { setNuxSeen }"})
+        yield page
+        browser.close()
+
+
+def _take(chromium: str, base: str) -> None:
+    with open_page(chromium, base) as page:
         for name, path, button in (
             ("graph", "/locations/maestro/asset-groups/python_release/lineage", None),
             ("evidence", "/assets/python-release/evidence?view=overview", None),
@@ -60,7 +76,6 @@ def _take(chromium: str, base: str) -> None:
             page.wait_for_timeout(3000)
             page.screenshot(path=str(OUT / f"{name}.png"))
             print(f"docs/pictures/{name}.png")  # noqa: T201 - this is the program's output
-        browser.close()
 
 
 def _release(shop: Path, work: Path) -> None:
@@ -99,9 +114,11 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _server(shop: Path, port: int) -> Iterator[None]:
+def serve(shop: Path, *options: str) -> Iterator[str]:
+    """The address of the project's Dagster UI, which ends with the block."""
+    port = _free_port()
     process = subprocess.Popen(
-        [str(BIN / "maestro"), "dev", "--port", str(port)], cwd=shop, start_new_session=True
+        [str(BIN / "maestro"), "dev", "--port", str(port), *options], cwd=shop, start_new_session=True
     )
     try:
         end = time.monotonic() + 90
@@ -110,7 +127,7 @@ def _server(shop: Path, port: int) -> Iterator[None]:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=2).close()
                 break
             time.sleep(0.5)
-        yield
+        yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)

@@ -100,13 +100,10 @@ class CheckOutcome:
     def blocks(self) -> bool:
         return not self.passed and self.severity == "error"
 
-    def markdown(self) -> str:
-        """The facts as a table for the Dagster UI: what failed stands first."""
+    def shown(self) -> list[dict[str, str]]:
+        """The facts for a table of the Dagster UI: what failed stands first, of many the first 20."""
         rows = sorted(self.facts, key=lambda fact: fact["passed"] == "yes")
-        lines = ["| rule | expected | found | passed |", "|---|---|---|---|"]
-        lines += ["| " + " | ".join(_cell(fact[name]) for name in _COLUMNS) + " |" for fact in rows[:_SHOWN]]
-        left = len(rows) - _SHOWN
-        return "\n".join([*lines, f"\n{left} more rows, all passed" if left > 0 else ""]).rstrip()
+        return [{name: fact[name] for name in FACT_COLUMNS} for fact in rows[:_SHOWN]]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -118,7 +115,7 @@ class CheckOutcome:
         }
 
 
-_COLUMNS: Final = ("rule", "expected", "found", "passed")
+FACT_COLUMNS: Final = ("rule", "expected", "found", "passed")
 
 
 def check_candidate(candidate: Candidate, known: Known) -> list[CheckOutcome]:
@@ -275,7 +272,3 @@ def _span(day: str) -> dict[str, int]:
     """The day's first and last microsecond since the epoch."""
     first = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) * 1_000_000
     return {"first": first, "last": first + 86_400_000_000 - 1}
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -219,12 +219,15 @@ def test_the_assets_show_figures_and_pictures(
             if (event := instance.get_latest_materialization_event(dg.AssetKey(name)).asset_materialization)
         }
     forecast, anomalies = shown["cost_forecast"], shown["cost_anomalies"]
-    for picture in (forecast["days"], forecast["month"], anomalies["days"]):
+    for picture in (forecast["days_with_interval"], forecast["month"], anomalies["days_with_amounts"]):
         assert picture.startswith("![")
         assert picture.count("](data:image/svg+xml;base64,") == 1
+    for small in (forecast["days"], anomalies["days"]):
+        assert small.startswith("![cost a day](data:image/svg+xml,")
+        assert len(small) < 1000  # else Dagster hides it behind a click
     if days < 14:
         assert forecast["method"] == "none"
-        assert (forecast["month_end_exact"], "month_end_usd" in forecast) == ("cannot be said", False)
+        assert (forecast["month_end"], "month_end_usd" in forecast) == ("cannot be said", False)
         assert anomalies["anomalies"] == 0
         return
     assert forecast["method"] == "least-squares"
@@ -236,5 +239,5 @@ def test_the_assets_show_figures_and_pictures(
     (row,) = anomalies["table"].records
     assert row.data["day"] == days_ago(SPIKE)
     assert f"model p/{HOSTILE}" in row.data["changed most"]
-    assert forecast["month_end_exact"].endswith(" USD")
+    assert forecast["month_end"].endswith(" USD")
     assert format_nano(1) not in forecast["method"]

@@ -110,7 +110,12 @@ def test_a_bad_event_is_kept_out_and_a_repaired_day_published(
     assert [name for name, one in checks.items() if not one.passed and one.severity == ERROR] == ["ranges"]
     metadata = checks["ranges"].metadata
     assert metadata["day"].value == DAY
-    assert "| tokens_in column_min_to_be_between | min_value: 0 | -1 | no |" in metadata["facts"].value
+    assert metadata["facts"].records[0].data == {
+        "rule": "tokens_in column_min_to_be_between",
+        "expected": "min_value: 0",
+        "found": "-1",
+        "passed": "no",
+    }
     kept = read_quarantine(lake, DAY)
     assert kept is not None
     assert [one["name"] for one in kept["outcomes"] if not one["passed"]] == ["ranges", "references"]
