@@ -142,11 +142,28 @@ class Costs:
             )
         ]
 
-    def count(self, by: str, since: str | None = None, until: str | None = None) -> int:
-        """How many names there are."""
+    def dearest(
+        self, by: str, limit: int, since: str | None = None, until: str | None = None
+    ) -> tuple[list[Group], int]:
+        """The dearest groups, the dearest first, and how many groups there are in all.
+
+        Of millions of names the counts of the others are never added up: they are chosen by cost first.
+        """
         chosen = DIMENSIONS[by]
-        columns = f"count(DISTINCT ({', '.join(chosen.columns)}))"
-        return int(self._select(columns, chosen.view, chosen.where, since, until)[0][0])
+        names = ", ".join(chosen.columns)
+        order = f"cost_usd DESC NULLS LAST, {names}"
+        where = f"{chosen.where} AND {_within(since, until)}"
+        # Names come from this file and days are parsed, as in `_select`.
+        sql = f"""
+            WITH priced AS MATERIALIZED (
+                SELECT {names}, sum(cost_usd) AS cost_usd FROM {chosen.view} WHERE {where} GROUP BY {names}
+            ), top AS MATERIALIZED (SELECT {names} FROM priced ORDER BY {order} LIMIT {int(limit)})
+            SELECT (SELECT count(*) FROM priced), {_listed(chosen.columns)} {_sums(chosen.view)}
+            FROM {chosen.view} SEMI JOIN top USING ({names}) WHERE {where}
+            GROUP BY {names} ORDER BY {order}
+            """  # noqa: S608
+        rows = self._connection.execute(sql).fetchall()
+        return [_group(row[1:], len(chosen.columns)) for row in rows], int(rows[0][0]) if rows else 0
 
     def days(self) -> tuple[str | None, str | None]:
         """First and last day that have usage."""

@@ -77,8 +77,9 @@ def report_period(
     }
     left_out = 0
     if by == "run":
-        groups["run"] = _rows("run", costs.group("run", since=since, until=until, limit=_MOST_RUNS))
-        left_out = max(0, costs.count("run", since, until) - _MOST_RUNS)
+        dearest, number = costs.dearest("run", _MOST_RUNS, since, until)
+        groups["run"] = _rows("run", dearest)
+        left_out = number - len(dearest)
     return {
         "schema": PERIOD_SCHEMA,
         "currency": "USD",
