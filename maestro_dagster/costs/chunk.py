@@ -22,6 +22,8 @@ _TIME = re.compile(rb'"occurred_at":"(\d{4}-\d\d-\d\d)')
 def read_chunks(run_id: str, path: Path, day: str | None = None, size: int = SIZE) -> Iterator[Chunk]:
     """The file's lines of a day (None: all of them). Nothing for a file that is gone: it was compacted.
 
+    A file without a whole line is one chunk of 0 lines, so that who removes files knows of it.
+
     Raises CostError (`spool-corrupt`, `spool-read`).
     """
     end, number = 0, 1
@@ -35,6 +37,8 @@ def read_chunks(run_id: str, path: Path, day: str | None = None, size: int = SIZ
                     end += len(data)
                     yield _chunk(run_id, path, data, number, day, end)
                     number += data.count(b"\n")
+        if not end:
+            yield Chunk(run_id, str(path), b"", 0, frozenset(), 0)
     except FileNotFoundError:
         return
     except OSError as error:

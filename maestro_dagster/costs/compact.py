@@ -133,10 +133,11 @@ def read_usage(
 def _published(spool: UsageSpool, lake: Lake, files: Mapping[str, int]) -> dict[str, int]:
     """Those of the files whose every event the lake has, at its cost or settled."""
     days: dict[str, set[str]] = {}
+    left: dict[str, int] = {}  # a file without an event has none that the lake lacks
     for chunk in spool.chunks(None, files):
+        left[chunk.source] = files[chunk.source]
         for day in chunk.others:
             days.setdefault(day, set()).add(chunk.source)
-    left = {name: end for name, end in files.items() if any(name in names for names in days.values())}
     for day, names in days.items():
         if lake.usage.manifest(day) is None:
             left = {name: end for name, end in left.items() if name not in names}

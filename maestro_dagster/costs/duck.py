@@ -87,6 +87,8 @@ def read_spool(spool: UsageSpool, since: str | None = None, until: str | None = 
 
     frames = []
     for chunk in spool.chunks():
+        if not chunk.lines:
+            continue
         try:
             frame = frame_lines(chunk.data)
         except CostError:

@@ -135,7 +135,10 @@ class UsageSpool(Protocol):
         """Days that there are events of, ascending."""
 
     def chunks(self, day: str | None = None, sources: Collection[str] | None = None) -> Iterator[Chunk]:
-        """Every line of a day (None: all), in the order in which duplicates are decided."""
+        """Every line of a day (None: all), in the order in which duplicates are decided.
+
+        A chunk may have 0 lines: its source has nothing of the day (`others` says of which), or nothing.
+        """
 
     def read_source(self, source: str) -> Iterator[UsageEvent]:
         """Each event, checked one by one. Raises CostError (`spool-corrupt`) with the line."""

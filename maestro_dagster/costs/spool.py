@@ -24,6 +24,7 @@ from maestro_dagster.costs.line import decode_line, encode_event
 from maestro_dagster.errors import CostError
 
 _OUT_OF_SPACE = (errno.ENOSPC, errno.EDQUOT)
+_TRIES, _PAUSE = 20, 0.005  # a compactor holds a file for microseconds
 
 
 class SpoolWriter:
@@ -32,10 +33,8 @@ class SpoolWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = threading.Lock()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
-            self._file = os.open(path, flags, 0o600)
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = _open_locked(path)
             self._size = os.fstat(self._file).st_size
             self._torn = self._size > 0 and not _ends_with_newline(path, self._size)
             _sync_folder(path.parent)
@@ -190,6 +189,27 @@ def read_file(path: Path) -> Iterator[UsageEvent]:
         event = decode_line(line, f"{path}:{number}")
         if event is not None:
             yield event
+
+
+def _open_locked(path: Path) -> int:
+    """Opens the file for its only writer. Raises BlockingIOError while there is another.
+
+    A compactor removes a file that has nothing left to publish, which is any new one, under the same lock:
+    who meets it waits for a moment, and begins anew what is gone.
+    """
+    for left in range(_TRIES, -1, -1):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file).st_nlink:
+                return file
+            os.close(file)
+        except OSError as error:
+            os.close(file)
+            if not (left and isinstance(error, BlockingIOError)):
+                raise
+            time.sleep(_PAUSE)
+    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
 
 
 def _start(path: Path) -> int:

@@ -53,7 +53,9 @@ class Outcome(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A spool file as far as it was read. `whole`: the day is all that it has. `closed`: of an ended run."""
+    """A spool file as far as it was read. `whole`: it has nothing of other days; perhaps nothing at all, when
+    its writer died early. `closed`: of an ended run.
+    """
 
     run_id: str
     name: str
@@ -134,7 +136,7 @@ def stage_day(spool: UsageSpool, lake: Lake, day: str, closed: Closed) -> Candid
         sources=tuple(
             Source(one.run_id, one.source, one.end, not one.others, ended(one.run_id), index in conflicts)
             for index, one in enumerate(chunks)
-            if one.lines
+            if one.lines or not one.others
         ),
     )
 
