@@ -67,10 +67,8 @@ def cost_report(lake: LakeResource) -> dg.MaterializeResult:
 
 
 def _table(names: tuple[str, ...], groups: tuple[Group, ...]) -> dg.TableMetadataValue:
-    columns = (*names, "usd", "events", "without price", "tokens in", "tokens out")
-    rows = [
-        (*group.name, _say(_known(group)), group.events, group.unknown, *_tokens(group)) for group in groups
-    ]
+    columns = (*names, "usd", "events", "without price")
+    rows = [(*group.name, _say(_known(group)), group.events, group.unknown) for group in groups]
     return dg.MetadataValue.table(
         [dg.TableRecord(dict(zip(columns, map(str, row), strict=True))) for row in rows],
         dg.TableSchema([dg.TableColumn(name, "string") for name in columns]),
@@ -84,10 +82,6 @@ def _known(group: Group) -> int | None:
 
 def _say(nano: int | None) -> str:
     return "unknown" if nano is None else format_nano(nano)
-
-
-def _tokens(group: Group) -> tuple[int, int]:
-    return group.counts["tokens_in"], group.counts["tokens_out"]
 
 
 def _picture(alt: str, svg: str) -> dg.MarkdownMetadataValue:

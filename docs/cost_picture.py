@@ -13,7 +13,7 @@ from pathlib import Path
 
 from picture import OUT, ROOT, find_chromium, open_page, serve
 
-KEPT = {"costs-checks", "costs-report", "costs-forecast", "costs-export"}
+KEPT = {"costs-partitions", "costs-checks", "costs-forecast", "costs-export"}
 SHOTS = (  # name, path, height, what is clicked
     ("costs-partitions", "/assets/usage_daily?view=partitions", 900, ()),
     ("costs-checks", "/assets/usage_daily?view=checks", 900, ()),

@@ -49,5 +49,5 @@ def embed_spark(
         f"stroke-width='6'>{body}</svg>"
     )
     dearest = max(bars, key=lambda bar: bar[1], default=("", 0))
-    said = f" {bars[0][0]} to {bars[-1][0]}, at most {format_nano(dearest[1])} USD a day" if bars else ""
+    said = f"\n\n{bars[0][0]} to {bars[-1][0]}, at most {format_nano(dearest[1])} USD a day" if bars else ""
     return f"![cost a day](data:image/svg+xml,{quote(svg, safe=_PLAIN)}){said}"
