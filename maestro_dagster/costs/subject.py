@@ -198,14 +198,17 @@ class SubjectMap:
     def _keys(self, *, make: bool) -> tuple[bytes, bytes]:
         """(for lookups, for wrapping keys), both derived from the secret."""
         secret = self._read_secret()
-        if secret is None:
-            if not make or self.count():
+        if secret is None and (not make or self.count()):
+            # Whoever met the first person since then made the secret before the row: look once more.
+            secret = self._read_secret()
+            if secret is None:
                 raise CostError(
                     "the secret of the subject map is missing, so nobody in it can be found",
                     place=str(self.secret),
                     remedy="restore the file from the backup of the project's keys",
                     code="subject-secret-missing",
                 )
+        if secret is None:
             secret = self._make_secret()
         return _derive(secret, b"maestro subject lookup"), _derive(secret, b"maestro subject wrap")
 

@@ -44,7 +44,7 @@ def call(*arguments: str) -> Result:
 
 
 def test_a_run_is_reported_exactly(spool: Spool) -> None:
-    value = json.loads(call("report", "r1", "--json").output)
+    value = json.loads(call("report", "r1", "--json").stdout)
     assert (value["total_usd"], value["runs"]) == ("1.000000005", ["r1"])
     text = call("report", "r1").output
     assert "total 1.000000005 USD" in text
@@ -52,7 +52,7 @@ def test_a_run_is_reported_exactly(spool: Spool) -> None:
 
 
 def test_an_unknown_price_is_shown(spool: Spool) -> None:
-    value = json.loads(call("report", "--json").output)
+    value = json.loads(call("report", "--json").stdout)
     assert (value["total_usd"], value["known_usd"], value["unknown_events"]) == (None, "1.000000005", 1)
     text = call("report", "--by", "model").output
     assert "and 1 events whose price is unknown" in text
@@ -65,8 +65,8 @@ def test_every_grouping_prints(spool: Spool, by: str) -> None:
 
 
 def test_periods_and_nothing(spool: Spool) -> None:
-    assert json.loads(call("report", "--since", "2026-03-02", "--json").output)["events"] == 0
-    assert json.loads(call("report", "--until", "2026-03-01", "--json").output)["events"] == 3
+    assert json.loads(call("report", "--since", "2026-03-02", "--json").stdout)["events"] == 0
+    assert json.loads(call("report", "--until", "2026-03-01", "--json").stdout)["events"] == 3
     assert "no usage" in call("report", "r1", "--since", "2026-03-02").output
 
 
@@ -86,7 +86,7 @@ def test_a_period_cannot_end_before_it_begins(
 
 def test_the_export_is_a_whole_file(spool: Spool, tmp_path: Path) -> None:
     export = ("export", "--no-sign", "--format")  # there is no key in this project
-    told = json.loads(call(*export, "csv", "-o", str(tmp_path / "u.csv"), "--json").output)
+    told = json.loads(call(*export, "csv", "-o", str(tmp_path / "u.csv"), "--json").stdout)
     assert (told["rows"], told["sum_usd"], told["first_day"]) == (3, "1.000000005", "2026-03-01")
     assert len((tmp_path / "u.csv").read_text().splitlines()) == 4
     assert "3 rows" in call(*export, "parquet", "-o", str(tmp_path / "u.parquet")).output

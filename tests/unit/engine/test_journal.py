@@ -307,7 +307,7 @@ def test_a_process_is_known_by_more_than_its_pid() -> None:
     child = os.fork()
     if child == 0:
         os._exit(0)
-    time.sleep(0.05)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # ended, and left a zombie
     stat = Path(f"/proc/{child}/stat").read_text()
     born = int(stat[stat.rfind(")") + 2 :].split()[19])
     assert ProcessMark(mine.host, child, born).is_alive() is False  # a zombie

@@ -277,7 +277,7 @@ def test_the_command(git: Git, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("MAESTRO_PROJECT", raising=False)
     done = CliRunner().invoke(command, ["install", str(git.bare), "--json"], standalone_mode=False)
     assert done.exception is None
-    found = json.loads(done.output)
+    found = json.loads(done.stdout)
     assert found["name"] == "named"
     assert found["inbox"] == str(project / ".maestro" / "inbox")
     assert Path(found["hook"]).is_file()

@@ -43,7 +43,7 @@ def run(*arguments: str) -> Result:
 
 def answer(result: Result) -> dict[str, Any]:
     assert result.exception is None, result.exception
-    found: dict[str, Any] = json.loads(result.output)
+    found: dict[str, Any] = json.loads(result.stdout)
     return found
 
 
