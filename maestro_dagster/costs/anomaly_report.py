@@ -62,7 +62,7 @@ def draw_anomalies(history: CostHistory, anomalies: tuple[Anomaly, ...]) -> str:
     first = max(min(sums, default=history.last), history.first)
     return draw_daily(
         fill_days(sums, first, history.last),
-        title=f"Cost a day, {len(anomalies)} anomalies",
+        title=f"Cost a day, anomalies: {len(anomalies)}",
         anomalies=[anomaly.day for anomaly in anomalies],
         unknown=history.unknown,
     )
