@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from costs_yard import Plan, last_said, make_bulk, plan_live
+from costs_plan import Plan, last_said, make_bulk, plan_live
 
 if TYPE_CHECKING:
     import polars as pl

@@ -1,9 +1,8 @@
-"""Usage as an installation under fire makes it: many writers and a compactor, all killed at random moments.
+"""Processes that write usage and compact it, and whoever kills them, again and again, at random moments.
 
-The bulk of the events is made by `bench/usage_data.py` and written as lines in blocks; whoever writes them
-takes up after the last block that was acknowledged. The rest comes from writers that call
-`SpoolWriter.append` and are never started again. Every event is a function of the seed, so what was
-attempted can be said again at any time; only what was acknowledged is remembered.
+Who is to die is told so when it starts, by a count of its own steps and a delay after that: it dies on the
+busiest machine too, and in the same step for the same seed. A writer of the bulk is started again after the
+last block that was acknowledged; a live run is not, as when its machine is gone.
 """
 
 from __future__ import annotations
@@ -12,50 +11,18 @@ import hashlib
 import multiprocessing
 import os
 import random
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from maestro_dagster.costs.interface import UsageEvent
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-LIVE = 15_000  # events that a live writer tries at most
-
-
-@dataclass(frozen=True)
-class Plan:
-    """`rows` a day in bulk. Every `late_every`-th day gets a part of them two days later."""
-
-    root: Path
-    seed: int
-    days: tuple[str, ...]
-    rows: int
-    late_every: int
-
-    @property
-    def spool(self) -> Path:
-        return self.root / ".maestro" / "spool"
-
-    @property
-    def block(self) -> int:
-        """Lines that are acknowledged together."""
-        return max(200, self.rows // 40)
-
-    def is_late(self, day: str) -> bool:
-        return self.days.index(day) % self.late_every == 0
-
-    def random(self, *names: object) -> random.Random:
-        return random.Random("/".join(map(str, (self.seed, *names))))
+from costs_plan import Plan, bulk_name, encode_lines, last_said, make_lines, plan_live, said
 
 
 def open_yard(plan: Plan) -> None:
@@ -78,123 +45,78 @@ def open_yard(plan: Plan) -> None:
     path.write_text(f"tenants: [{tenants}]\n", encoding="utf-8")
 
 
-# What is written
-
-
-def make_bulk(plan: Plan, day: str) -> pl.DataFrame:
-    """The day's events as they must end up, each once; money is whole nano-USD."""
-    from usage_data import make_day
-
-    from maestro_dagster.costs.frame import frame_of
-
-    return frame_of(make_day(day, plan.rows, plan.seed))
-
-
-def make_lines(plan: Plan, day: str, *, late: bool) -> pl.DataFrame:
-    """What is written of the day at first, or late: shuffled, some of it twice.
-
-    Late events are new, or settle a call whose reserve (another amount) came at first; and of those that
-    came at first some come again.
-    """
-    import numpy as np
-    import polars as pl
-
-    from maestro_dagster.costs.schema import MONEY
-
-    whole = make_bulk(plan, day)
-    draw = np.random.default_rng([plan.seed, date.fromisoformat(day).toordinal()]).random(whole.height)
-    held = pl.Series(draw < 0.03) & plan.is_late(day)
-    opened = whole.filter(held & (pl.col("kind") == "llm") & pl.Series(draw < 0.02))
-    first = whole.filter(~held)
-    again = first.sample(fraction=0.01, seed=plan.seed + late)
-    if late:
-        lines = pl.concat([whole.filter(held), again])
-    else:
-        reserve = opened.with_columns(
-            pl.lit("intent").alias("phase"), pl.col("cost_nano").fill_null(7) * 2 + 1,
-            *(pl.lit(None, pl.Int64).alias(name) for name in MONEY.values() if name != "cost_nano"),
-            pl.lit("reserve").alias("price"),
-        )  # fmt: skip
-        lines = pl.concat([first, reserve, again])
-    return lines.sample(fraction=1, shuffle=True, seed=plan.seed + 2)
-
-
-def encode_lines(frame: pl.DataFrame) -> bytes:
-    """Lines of a spool: kind by kind, without the fields that have their usual value."""
-    import polars as pl
-
-    from maestro_dagster.costs.line import REQUIRED, USUAL
-
-    always = {*REQUIRED, "cost_nano"}
-    moment = pl.col("occurred_at").dt.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
-    parts = []
-    for part in frame.with_columns(moment).partition_by("kind"):
-        usual = {
-            name
-            for name in part.columns
-            if name not in always
-            and (
-                part[name].null_count() == part.height
-                if USUAL[name] is None
-                else (part[name] == USUAL[name]).all()
-            )
-        }
-        parts.append(part.drop(usual).write_ndjson().encode())
-    return b"".join(parts)
-
-
-def plan_live(plan: Plan, run_id: str, days: tuple[str, ...]) -> Iterator[list[UsageEvent]]:
-    """The batches of a live writer, in order: new events, and of the batch before a few again."""
-    from maestro_dagster.costs.event import UsageScope
-
-    rng = plan.random(run_id)
-    scope = UsageScope("live", run_id, "flow-00", "step", 1, project="live")
-    before: list[UsageEvent] = []
-    made = 0
-    while made < LIVE:
-        batch = []
-        for _ in range(rng.choice([1, 5, 100, 400])):
-            made += 1
-            day = days[-1] if rng.random() < 0.9 else rng.choice(days)
-            cost = None if rng.random() < 0.01 else rng.randrange(10**9)
-            batch.append(
-                scope.make_event(
-                    "llm", event_id=f"{run_id}-{made}", provider="live", model=f"live-{rng.randrange(5)}",
-                    phase="intent" if rng.random() < 0.05 else "settled", tokens_in=1 + made % 977,
-                    cost_nano=cost, price="list@2026-01-01" if cost is not None else "",
-                    occurred_at=f"{day}T{rng.randrange(24):02d}:00:00.{made:06d}Z",
-                )
-            )  # fmt: skip
-        yield batch + rng.sample(before, min(len(before), 3))
-        before = batch
-
-
 # Who writes it: each function is a process of its own
 
 
-def write_bulk(plan: Plan, day: str, late: bool, target: Path, begin: int) -> None:
+@dataclass(frozen=True)
+class Death:
+    """Kill -9 at the `step`-th acknowledgement or, of a compactor, step on disk; `delay` seconds after it."""
+
+    step: int
+    delay: float = 0.0
+
+    def come(self, count: int) -> None:
+        if count == self.step:
+            if self.delay:
+                threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(self, folder: Path) -> None:
+        """Comes before a step at which this process opens, renames or removes something in the folder."""
+        count = 0
+
+        def see(event: str, arguments: tuple[object, ...]) -> None:
+            nonlocal count
+            if event in ("open", "os.rename", "os.remove") and str(arguments[0]).startswith(str(folder)):
+                count += 1
+                self.come(count)
+
+        sys.addaudithook(see)
+
+
+def wait_for_death() -> None:
+    """Who was told to die, or will be killed, does not end before."""
+    time.sleep(3600)
+    raise AssertionError("nobody came")
+
+
+def write_bulk(
+    plan: Plan, day: str, late: bool, target: Path, begin: int, death: Death | None = None
+) -> None:
     from maestro_dagster.costs.spool import SpoolWriter
 
     lines = make_lines(plan, day, late=late)
     plan.spool.mkdir(parents=True, exist_ok=True)
     with SpoolWriter(target) as writer, said(plan, bulk_name(day, late=late)) as say:
-        for number in range(begin, -(-lines.height // plan.block)):
+        blocks = range(begin, -(-lines.height // plan.block))
+        for count, number in enumerate(blocks, start=1):
             # As `append` does once its events are text: one write, one fdatasync, or nothing.
             data = encode_lines(lines.slice(number * plan.block, plan.block))
             writer._write(b"\n" + data if writer._torn else data, durable=True)
             say(number)
+            if death is not None:
+                death.come(count)
+        if death is not None:
+            if len(blocks) < death.step:
+                Death(0).come(0)
+            wait_for_death()
 
 
-def write_live(plan: Plan, run_id: str, days: tuple[str, ...]) -> None:
+def write_live(plan: Plan, run_id: str, days: tuple[str, ...], death: Death | None) -> None:
+    """Never ends by itself: a run that is still going when its machine goes."""
     from maestro_dagster.costs.spool import Spool
 
     with Spool(plan.spool).open_run(run_id) as writer, said(plan, run_id) as say:
         for number, batch in enumerate(plan_live(plan, run_id, days)):
             writer.append(batch)
             say(number)
+            if death is not None:
+                death.come(number + 1)
+        wait_for_death()
 
 
-def compact(plan: Plan, days: tuple[str, ...]) -> None:
+def compact(plan: Plan, days: tuple[str, ...], death: Death | None = None) -> None:
     """As `maestro cost compact` does; that a run has ended is said by a file here."""
     from maestro_dagster.costs.compact import compact_day
     from maestro_dagster.costs.cube import build_cubes
@@ -204,6 +126,8 @@ def compact(plan: Plan, days: tuple[str, ...]) -> None:
     from maestro_dagster.project.usage_check import open_usage_check
 
     project = find_project(plan.root, {})
+    if death is not None:
+        death.watch(plan.root / ".maestro")
     lake = open_lake(project.lake)
     check = open_usage_check(lake, project)
     for day in days:
@@ -215,32 +139,6 @@ def compact(plan: Plan, days: tuple[str, ...]) -> None:
             raise AssertionError(f"{day}: {wrong or report}")
         if report.rows and not build_cubes(lake, day).balanced:
             raise AssertionError(f"cubes of {day}")
-
-
-class said:  # noqa: N801 - reads as what it does
-    """What a process has said outlives it: each number is one write, and nobody is asked to wait."""
-
-    def __init__(self, plan: Plan, name: str) -> None:
-        self._path = plan.root / "said" / name
-
-    def __enter__(self) -> Callable[[int], None]:
-        self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        return lambda number: [os.write(self._file, b"%d\n" % number), None][1]
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
-
-
-def last_said(plan: Plan, name: str) -> int:
-    """-1: nothing."""
-    try:
-        return int((plan.root / "said" / name).read_bytes().split(b"\n")[-2])
-    except (FileNotFoundError, IndexError):
-        return -1
-
-
-def bulk_name(day: str, *, late: bool) -> str:
-    return f"{'late' if late else 'bulk'}-{day}"
 
 
 # Who kills them
@@ -255,96 +153,95 @@ class Yard:
     live: dict[str, tuple[str, ...]] = field(default_factory=dict)
     kills: dict[str, int] = field(default_factory=lambda: {"bulk": 0, "live": 0, "compact": 0})
     torn: int = 0
-    seconds: float = 1.0  # that a compaction took
+    reopened: int = 0  # torn files that a writer went on with
 
     def start(self, target: Callable[..., None], *arguments: Any) -> BaseProcess:
         context = multiprocessing.get_context("forkserver")
-        process = context.Process(target=target, args=arguments)
+        process = context.Process(target=target, args=arguments, daemon=True)
         process.start()
         return process
 
     def fill_day(self, day: str) -> None:
-        """One day of the installation's life; at its end the day is in the lake."""
+        """One day of the installation's life; at its end the day is in the lake.
+
+        On the first day everything happens at least once, later it may.
+        """
         plan, index = self.plan, self.plan.days.index(day)
         jobs = [(day, False)]
         if index >= 2 and plan.is_late(plan.days[index - 2]):
             jobs.append((plan.days[index - 2], True))
         touched = tuple(name for name, _ in reversed(jobs))
-        writers = []
-        for number in range(2):
-            run_id = f"live-{day}-{number}"
-            self.live[run_id] = touched
-            writers.append(self.start(write_live, plan, run_id, touched))
-        disturber = self.start(compact, plan, touched) if self.rng.random() < 0.4 else None
-        if self._wait_said(writers[0], f"live-{day}-0", 0):  # one dies soon, the other one late
-            time.sleep(self.rng.uniform(0, 0.3))
-            self._kill(writers.pop(0), "live")
+        early, lasting = f"live-{day}-0", f"live-{day}-1"
+        self.live |= {early: touched, lasting: touched}
+        dying = self.start(write_live, plan, early, touched, self._choose_death(1, 4))
+        writer = self.start(write_live, plan, lasting, touched, None)
+        disturber = self.start(compact, plan, touched) if not index or self.rng.random() < 0.4 else None
         for name, late in jobs:
-            self._write_bulk(name, late=late)
-        for process in writers:
-            self._kill(process, "live")
+            self._write_bulk(name, late=late, kills=self.rng.choice([1, 2]))
+        self._see_dead(dying, "live")
+        while last_said(plan, lasting) < 0 and writer.is_alive():
+            time.sleep(0.01)
+        self._kill(writer, "live")
         if disturber is not None:
-            self._kill(disturber, "compact")
-        for run_id in (name for name in self.live if name.startswith(f"live-{day}")):
-            self._tear(max(plan.spool.glob(f"{run_id}.*"), default=None))
+            self._kill(disturber, "compact", may_end=True)
+        for run_id in (early, lasting):
+            self._tear(max(plan.spool.glob(f"{run_id}.*")))
             (plan.root / "ended" / run_id).touch()
-        self.settle(touched)
+        self.settle(touched, kills=max(self.rng.choice([0, 0, 1, 2]), not index))
 
-    def settle(self, days: tuple[str, ...]) -> None:
-        """Compacts the days; now and then the compactor dies on the way."""
-        for _ in range(self.rng.choice([0, 0, 1, 1, 2])):
-            process = self.start(compact, self.plan, days)
-            time.sleep(self.rng.uniform(0, self.seconds * 1.1))
-            self._kill(process, "compact")
-        begun = time.monotonic()
+    def settle(self, days: tuple[str, ...], kills: int) -> None:
+        """Compacts the days; the compactor dies on the way so many times."""
+        for _ in range(kills):
+            step = self.rng.randrange(1, 40)
+            # One that was done before its last step is told an earlier one; before the first it cannot be.
+            while not self._see_dead(
+                self.start(compact, self.plan, days, Death(step)), "compact", may_end=True
+            ):
+                step = (step + 1) // 2
         process = self.start(compact, self.plan, days)
         process.join()
         if process.exitcode != 0:
             raise AssertionError(f"compaction of {days} ended with {process.exitcode}")
-        self.seconds = time.monotonic() - begun
 
-    def _write_bulk(self, day: str, *, late: bool) -> None:
+    def _write_bulk(self, day: str, *, late: bool, kills: int) -> None:
         plan, name = self.plan, bulk_name(day, late=late)
         target: Path | None = None
-        tries = 0
-        while True:
-            begin = last_said(plan, name) + 1
-            if target is None or self.rng.random() < 0.5:  # the same file, torn, or a new one
+        for left in range(kills, -1, -1):
+            if target is not None and (not self.reopened or self.rng.random() < 0.5):
+                self.reopened += 1
+            else:
                 target = plan.spool / f"{name}.{os.getpid()}-{time.time_ns()}.ndjson"
-            process = self.start(write_bulk, plan, day, late, target, begin)
-            if tries < 2 and self.rng.random() < 0.5:
-                tries += 1
-                self._wait_said(process, name, begin)
-                time.sleep(self.rng.choice([0, 0.01, 0.1, 0.3]) * self.rng.random())
-                self._kill(process, "bulk")
+            death = self._choose_death(1, 8) if left else None
+            process = self.start(write_bulk, plan, day, late, target, last_said(plan, name) + 1, death)
+            if death is not None:
+                self._see_dead(process, "bulk")
                 self._tear(target)
                 continue
             process.join()
             if process.exitcode != 0:
                 raise AssertionError(f"the writer of {name} ended with {process.exitcode}")
-            break
         (plan.root / "ended" / name).touch()
 
-    def _wait_said(self, process: BaseProcess, name: str, number: int) -> bool:
-        """Until it has acknowledged the batch, or has ended."""
-        while last_said(self.plan, name) < number:
-            if not process.is_alive():
-                return False
-            time.sleep(0.005)
-        return True
+    def _choose_death(self, first: int, last: int) -> Death:
+        return Death(
+            self.rng.randint(first, last), self.rng.choice([0, 0.001, 0.01, 0.1]) * self.rng.random()
+        )
 
-    def _kill(self, process: BaseProcess, what: str) -> None:
+    def _kill(self, process: BaseProcess, what: str, *, may_end: bool = False) -> None:
         process.kill()
-        process.join()
-        if process.exitcode == -9:
-            self.kills[what] += 1
-        elif process.exitcode != 0:
-            raise AssertionError(f"{what} ended with {process.exitcode} by itself")
+        self._see_dead(process, what, may_end=may_end)
 
-    def _tear(self, path: Path | None) -> None:
+    def _see_dead(self, process: BaseProcess, what: str, *, may_end: bool = False) -> bool:
+        """Whether it was killed; `may_end`: it may have been done before."""
+        process.join()
+        if process.exitcode == -signal.SIGKILL:
+            self.kills[what] += 1
+        elif process.exitcode != 0 or not may_end:
+            raise AssertionError(f"{what} ended with {process.exitcode} by itself")
+        return process.exitcode == -signal.SIGKILL
+
+    def _tear(self, path: Path) -> None:
         """A process that dies in the middle of a write leaves such a tail; a signal alone seldom does."""
-        if path is None or not path.exists():
-            return
         digest = hashlib.sha256(path.name.encode()).hexdigest()[:32]
         line = (
             f'{{"event_id":"{digest}","phase":"settled","tenant":"live","run_id":"torn","flow":"f","step":"s",'
@@ -353,7 +250,3 @@ class Yard:
         with path.open("ab") as file:
             file.write(line[: self.rng.randrange(1, len(line) - 1)].encode())
         self.torn += 1
-
-
-if str(REPOSITORY / "bench") not in sys.path:
-    sys.path.insert(0, str(REPOSITORY / "bench"))
