@@ -158,28 +158,26 @@ class _Opened:
     columns: list[str] | None = None  # None: all
     recent: dict[int, pa.Table] = field(default_factory=dict)  # row groups, the last ones read
 
-    def read(self, groups: Sequence[int]) -> pa.Table:
-        import pyarrow as pa
-
-        wanted = [self._group(number) for number in groups]
-        while len(self.recent) > _KEPT:
-            del self.recent[next(iter(self.recent))]
-        return pa.concat_tables(wanted)
+    def read(self, number: int) -> pa.Table:
+        """A row group: too little for threads, starting them takes longer than reading."""
+        if number not in self.recent:
+            with _damage(self.place):
+                self.recent[number] = self.file.read_row_group(number, self.columns, use_threads=False)
+            if len(self.recent) > _KEPT:
+                del self.recent[next(iter(self.recent))]
+        return self.recent[number]
 
     def read_column(self, name: str) -> pa.ChunkedArray:
         with _damage(self.place):
             return self.file.read([name]).column(name)
 
-    def read_part(self, number: int, name: str) -> pa.ChunkedArray:
-        with _damage(self.place):
-            return self.file.read_row_group(number, [name], use_threads=False).column(name)
+    def read_part(self, number: int, name: str) -> np.ndarray:
+        """A column of whole numbers; `to_numpy` would import pandas, which takes longer than the rest."""
+        import numpy as np
 
-    def _group(self, number: int) -> pa.Table:
-        if number not in self.recent:
-            with _damage(self.place):
-                # Too little for threads: starting them takes longer than reading.
-                self.recent[number] = self.file.read_row_group(number, self.columns, use_threads=False)
-        return self.recent[number]
+        with _damage(self.place):
+            column = self.file.read_row_group(number, [name], use_threads=False).column(name)
+            return np.concatenate([np.from_dlpack(chunk) for chunk in column.chunks])
 
     def starts(self) -> list[int]:
         """First row of each row group, and the number of all rows."""
@@ -211,21 +209,22 @@ class _Day:
         self._bounds: tuple[list[str], list[str]] | None = None
 
     def read_runs(self, runs: set[str]) -> list[LineageRecord]:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         rows = self._open_rows()
         if self._bounds is None:
             self._bounds = rows.bounds("run_id")
         least, most = self._bounds
-        groups: set[int] = set()
-        for run_id in runs:
-            groups.update(range(bisect_left(most, run_id), bisect_right(least, run_id)))
-        if not groups:
-            return []
-        table = rows.read(sorted(groups))
-        asked = pc.is_in(table.column("run_id"), pa.array(sorted(runs)))
-        return list_records(table.filter(asked), self._day)
+        groups: dict[int, list[str]] = defaultdict(list)
+        for run_id in sorted(runs):
+            for number in range(bisect_left(most, run_id), bisect_right(least, run_id)):
+                groups[number].append(run_id)
+        found: list[LineageRecord] = []
+        for number in sorted(groups):
+            table = rows.read(number)
+            names = _Texts(table.column("run_id"))
+            for run_id in groups[number]:  # the rows of a run lie together
+                first, last = bisect_left(names, run_id), bisect_right(names, run_id)
+                found += list_records(table.slice(first, last - first), self._day)
+        return found
 
     def read_keys(self, ranges: list[Range]) -> list[LineageRecord]:
         if self._index is None:
@@ -240,15 +239,11 @@ class _Day:
             self._index.use(rows)
             found = self._index.find(ranges)
         starts = rows.starts()
-        places = [bisect_right(starts, row) - 1 for row in found]
-        groups = sorted(set(places))
-        shift, before = {}, 0  # from a row of the file to a row of what is read
-        for group in groups:
-            shift[group] = before - starts[group]
-            before += starts[group + 1] - starts[group]
-        table = rows.read(groups)
-        chosen = [row + shift[place] for row, place in zip(found, places, strict=True)]
-        return list_records(table.take(chosen), self._day) if chosen else []
+        made: list[LineageRecord] = []
+        for row in found:
+            place = bisect_right(starts, row) - 1
+            made += list_records(rows.read(place).slice(row - starts[place], 1), self._day)
+        return made
 
     def _open_rows(self) -> _Opened:
         if self._rows is None:
@@ -315,8 +310,21 @@ class _Index:
         """One column of a row group: of most of them nobody asks for the rows."""
         if (number, column) not in self._parts:
             assert self._opened is not None  # noqa: S101 - else there is only the part 0
-            self._parts[number, column] = self._opened.read_part(number, column).to_numpy()
+            self._parts[number, column] = self._opened.read_part(number, column)
         return self._parts[number, column]
+
+
+class _Texts(Sequence[str]):
+    """A column to be searched: only what is looked at becomes Python."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._column[place].as_py()
 
 
 def _read_digests(rows: _Opened) -> tuple[np.ndarray, np.ndarray]:
