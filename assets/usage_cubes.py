@@ -59,7 +59,7 @@ def usage_cubes(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.Mat
             **{f"{cube.name}_rows": cube.rows for cube in report.cubes},
             "cube_artifact_rows": lineage.rows,  # of runs that have ended: `maestro cost explain`
             "rebuilt": sum(cube.rebuilt for cube in report.cubes),
-            "made_of": f"sha256:{report.source}",
+            "made_of": f"sha256:{report.source}" if report.source else "nothing: no usage is published",
             "models": dg.MetadataValue.md(
                 embed_svg("cost by model", draw_bars(bars, title=f"Models on {day}", unknown=report.unknown))
             ),

@@ -74,8 +74,9 @@ def usage_daily(
             "events_without_price": report.unknown,
             "open_calls_left": report.waiting,
             "spool_files_removed": len(report.removed),
-            "file": report.file,
-            "digest": f"sha256:{report.sha256}",
+            "published": report.published,  # a day without usage is not
+            "file": report.file or "none",
+            "digest": f"sha256:{report.sha256}" if report.sha256 else "none",
         }
     )
 

@@ -28,9 +28,8 @@ def render() -> str:
 def _contexts(
     command: click.Command, name: str, parent: click.Context | None = None
 ) -> Iterator[tuple[str, click.Context]]:
-    context = click.Context(
-        command, info_name=name if parent is None else name.rsplit(" ", 1)[-1], parent=parent
-    )
+    short = name if parent is None else name.rsplit(" ", 1)[-1]
+    context = click.Context(command, info_name=short, parent=parent, **command.context_settings)
     yield name, context
     if isinstance(command, click.Group):
         for child in command.list_commands(context):

@@ -23,6 +23,16 @@ TABLE = {
 }
 
 
-@click.group(cls=LazyGroup, table=TABLE)
+EPILOG = """\b
+Example:
+  maestro cost report --month --by model
+  maestro cost top --days 30
+  maestro cost export --format focus -o january.parquet --since 2026-01-01 --until 2026-01-31
+
+Exit codes are those of `maestro --help`; 3 is also a day in quarantine.
+"""
+
+
+@click.group(cls=LazyGroup, table=TABLE, epilog=EPILOG)
 def command() -> None:
     """Report, explain, export and forecast what runs cost."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
 
@@ -39,7 +39,7 @@ Exit code 0, with anomalies too; with --fail 1 when there are any.
 @json_option
 @click.pass_context
 def command(
-    context: click.Context, since: Any, by: str | None, least: str, fail: bool, as_json: bool
+    context: click.Context, since: str | None, by: str | None, least: str, fail: bool, as_json: bool
 ) -> None:
     """Find days that cost far more or less than the days before them led to expect, and what changed.
 
@@ -48,11 +48,11 @@ def command(
     from maestro_dagster.costs.anomaly_report import anomaly_report, search_history
 
     today = datetime.now(UTC).date()
-    first = since.date() if since else today - timedelta(days=_SINCE_DAYS)
+    first = date.fromisoformat(since) if since else today - timedelta(days=_SINCE_DAYS)
     if first >= today:
         raise UsageError(f"no day since {first} is over", remedy="give an earlier day")
     least_nano = read_amount(least, "--least")
-    history = read_days(first - timedelta(days=_TEACH_DAYS), today)
+    history = read_days(date.fromordinal(max(1, first.toordinal() - _TEACH_DAYS)), today)
     found = search_history(history, since=first.isoformat(), by=by, least_nano=least_nano)
     if as_json:
         emit(anomaly_report(history, found, since=first.isoformat(), by=by), as_json=True)

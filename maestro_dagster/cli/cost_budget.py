@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from maestro_dagster.cli.output import emit, json_option, print_table
+from maestro_dagster.errors import UsageError
 
 EPILOG = """\b
 Example:
@@ -55,13 +56,20 @@ Example:
 @json_option
 def freeze(node: str, reason: str, as_json: bool) -> None:
     """Stop NODE (tenant, tenant/project or tenant/project/flow): nothing more is spent below it."""
+    from maestro_dagster.project.budget import freeze_node
     from maestro_dagster.project.root import find_project
-    from maestro_dagster.project.services import open_budgets
 
-    tree = open_budgets(find_project())
-    tree.freeze(node, reason, getpass.getuser())
-    tree.counter.close()
-    emit({"path": node, "frozen": True}, as_json, f"{node} is frozen; `maestro cost budget thaw` ends it")
+    if not reason.strip():
+        raise UsageError(
+            "the reason is empty", place="--reason", remedy="say why: whoever is refused reads it"
+        )
+    value, warning = freeze_node(find_project(), node, reason.strip(), getpass.getuser())
+    if warning:
+        click.echo(f"warning: {warning}", err=True)
+    text = f"{node} is frozen; `maestro cost budget thaw` ends it"
+    if (former := value["replaced"]) is not None:
+        text += f"\nthis replaces the reason of {former['by']}, {former['at']}: {former['reason']}"
+    emit(value, as_json, text)
 
 
 @command.command(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from maestro_dagster.cli.cost_period import day_option
+from maestro_dagster.cli.cost_period import check_days, day_option
 from maestro_dagster.cli.output import emit, json_option
 from maestro_dagster.errors import UsageError
 
@@ -46,8 +46,8 @@ Example:
 def command(
     form: str,
     output: Path,
-    since: Any,
-    until: Any,
+    since: str | None,
+    until: str | None,
     shared: bool,
     no_sign: bool,
     webhook: str | None,
@@ -67,12 +67,13 @@ def command(
     from maestro_dagster.project.root import find_project
     from maestro_dagster.project.services import open_spool
 
-    _check(since, until, webhook, attach=attach)
+    check_days(since, until)
+    if attach and webhook is None:
+        raise UsageError("--attach needs --webhook", remedy="say where the file is to be sent")
     if shared and not (form.startswith("focus") and since and until):
         raise UsageError(
             "--shared needs a FOCUS format and a period", remedy="add --format focus, --since and --until"
         )
-    first, last = (day and f"{day:%Y-%m-%d}" for day in (since, until))
     project = find_project()
     signer = None if no_sign else find_signer(project)
     if webhook is not None:  # nothing is written when it could not be sent anyway
@@ -84,9 +85,9 @@ def command(
         form,
         signer,
         spool=open_spool(project),
-        since=first,
-        until=last,
-        charges=list_shared_charges(project, first, last) if shared else (),
+        since=since,
+        until=until,
+        charges=list_shared_charges(project, since, until) if shared and since and until else (),
         progress=_Progress(),
     )
     told = _describe(export)
@@ -109,15 +110,6 @@ def command(
     emit(told, as_json, lambda: _text(told))
 
 
-def _check(since: Any, until: Any, webhook: str | None, *, attach: bool) -> None:
-    if since and until and since > until:
-        raise UsageError(
-            f"--since {since:%Y-%m-%d} is after --until {until:%Y-%m-%d}", remedy="exchange the two days"
-        )
-    if attach and webhook is None:
-        raise UsageError("--attach needs --webhook", remedy="say where the file is to be sent")
-
-
 def _describe(export: SignedExport) -> dict[str, Any]:
     figures = export.statement.to_json()
     period = figures.pop("period")
@@ -132,6 +124,8 @@ def _describe(export: SignedExport) -> dict[str, Any]:
 
 def _text(told: dict[str, Any]) -> str:
     text = f"{told['rows']} rows, {told['sum_usd']} USD, to {told['file']}"
+    if told["first_day"]:
+        text += f"\nfrom {told['first_day']} to {told['last_day']}"
     if told["events_without_price"]:
         text += f"\n{told['events_without_price']} events have no price"
     if told["statement"]:

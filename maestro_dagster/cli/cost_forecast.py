@@ -138,8 +138,10 @@ def _print_outlook(outlook: Outlook, unknown: int) -> None:
         line += f", {format_nano(month.end.sum_nano)} USD at its end (between {low} and {high})"
     click.echo(line)
     if month.limit_nano is not None:
-        when = f"reached on {month.runs_out}" if month.runs_out else "not reached this month"
-        click.echo(f"budget {format_nano(month.limit_nano)} USD: {when if made.method else 'cannot be said'}")
+        when = "not reached this month" if made.method else "not reached yet, the rest cannot be said"
+        if month.runs_out:
+            when = f"reached on {month.runs_out}"
+        click.echo(f"budget {format_nano(month.limit_nano)} USD: {when}")
     click.echo(f"method: {made.method or 'none'} ({made.reason})")
     for test in (made.backtest, made.naive if made.naive != made.backtest else None):
         if test is not None:

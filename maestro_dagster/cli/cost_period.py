@@ -10,29 +10,42 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from maestro_dagster.errors import UsageError
+from maestro_dagster.errors import CostError, UsageError
 
 if TYPE_CHECKING:
     from maestro_dagster.costs.interface import UsageEvent
     from maestro_dagster.costs.question import Costs
 
 T = TypeVar("T")
-_DAY = click.DateTime(["%Y-%m-%d"])
 _SILENCE = 2.0  # seconds until it is told that there is much to read
 
 
+class _Day(click.ParamType):
+    """A day of UTC as YYYY-MM-DD, four digits of the year always: days are compared as texts."""
+
+    name = "day"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from maestro_dagster.costs.table import parse_day
+
+        try:
+            return parse_day(value)
+        except CostError as error:
+            self.fail(f"{error.fact}: {error.remedy}", param, ctx)
+
+
+DAY = _Day()
+
+
 def day_option(name: str, what: str) -> Callable[[Any], Any]:
-    """An option that takes a day of UTC."""
-    return click.option(name, type=_DAY, help=f"{what}, YYYY-MM-DD (UTC).")
+    """An option that takes a day of UTC, as text."""
+    return click.option(name, type=DAY, help=f"{what}, YYYY-MM-DD (UTC).")
 
 
-def read_days(since: Any, until: Any) -> tuple[str | None, str | None]:
-    """Both as YYYY-MM-DD. Raises UsageError for a period that ends before it begins."""
+def check_days(since: str | None, until: str | None) -> None:
+    """Raises UsageError for a period that ends before it begins."""
     if since and until and since > until:
-        raise UsageError(
-            f"--since {since:%Y-%m-%d} is after --until {until:%Y-%m-%d}", remedy="exchange the two days"
-        )
-    return since and f"{since:%Y-%m-%d}", until and f"{until:%Y-%m-%d}"
+        raise UsageError(f"--since {since} is after --until {until}", remedy="exchange the two days")
 
 
 def ask_costs(ask: Callable[[Costs], T], since: str | None, until: str | None) -> T:

@@ -40,7 +40,7 @@ Example:
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @day_option("--day", "The day whose prices are shown; today by default")
 @json_option
-def list_(models: tuple[str, ...], day: Any, as_json: bool) -> None:
+def list_(models: tuple[str, ...], day: str | None, as_json: bool) -> None:
     """List the prices of a day: all rates, and the models of the catalogue or those that fit MODEL (* and ?).
 
     Rates are USD for the unit, models USD for a million tokens. What is unknown is shown as unknown.
@@ -48,7 +48,7 @@ def list_(models: tuple[str, ...], day: Any, as_json: bool) -> None:
     from maestro_dagster.project.price import list_prices
     from maestro_dagster.project.root import find_project
 
-    value = list_prices(find_project(), _text(day), models)
+    value = list_prices(find_project(), day or _today(), models)
     if as_json:
         emit(value, as_json=True)
         return
@@ -71,7 +71,7 @@ def check(as_json: bool) -> int:
     from maestro_dagster.project.price import check_prices
     from maestro_dagster.project.root import find_project
 
-    findings = list(check_prices(find_project(), _text(None)))
+    findings = list(check_prices(find_project(), _today()))
     wrong = any(finding.status == "error" for finding in findings)
     if as_json:
         emit({"ok": not wrong, "checks": [finding.to_json() for finding in findings]}, as_json=True)
@@ -95,20 +95,19 @@ Example:
 @day_option("--day", "The day from which the prices hold; today by default")
 @click.option("--dry-run", is_flag=True, help="Show what would change and write nothing.")
 @json_option
-def refresh(source: str | None, day: Any, dry_run: bool, as_json: bool) -> None:
+def refresh(source: str | None, day: str | None, dry_run: bool, as_json: bool) -> None:
     """Write a dated snapshot of model prices beside the catalogue, and show what changed.
 
     A snapshot is never edited: days before it keep their prices. Where a model of the catalogue has a price
     of its own, that one counts. Nothing is written when no price has changed.
     """
-    from maestro_dagster.llm.price_source import read_list
-    from maestro_dagster.project.price import plan_refresh, save_snapshot
+    from maestro_dagster.project.price import fetch_list, plan_refresh, save_snapshot
     from maestro_dagster.project.root import find_project
 
     project = find_project()
     if source is not None and "://" in source:
         click.echo("fetching the price list", err=True)
-    snapshot, value = plan_refresh(project, read_list(source), _text(day))
+    snapshot, value = plan_refresh(project, fetch_list(project, source), day or _today())
     changes = any(value[name] for name in ("added", "removed", "changed"))
     value["written"] = save_snapshot(project, snapshot) if changes and not dry_run else None
     if as_json:
@@ -173,5 +172,5 @@ def _model_row(row: dict[str, Any]) -> tuple[str | None, ...]:
     return row["name"], row["provider"], *shown, row["price"] + (" (tiers)" if usd and "above" in usd else "")
 
 
-def _text(day: Any) -> str:
-    return f"{day or datetime.now(UTC):%Y-%m-%d}"
+def _today() -> str:
+    return datetime.now(UTC).date().isoformat()

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from maestro_dagster.cli.cost_period import ask_costs, day_option, read_days, read_run_usage
+from maestro_dagster.cli.cost_period import ask_costs, check_days, day_option, read_run_usage
 from maestro_dagster.cli.output import emit, json_option, print_table
 from maestro_dagster.errors import UsageError
 
@@ -22,13 +22,15 @@ Example:
   maestro cost report --by flow --since 2026-01-01 --json
 """
 )
-@click.argument("run_id", metavar="RUN", required=False)
+@click.argument("run_id", metavar="[RUN]", required=False)
 @click.option("--by", type=click.Choice(BY), default="step", show_default=True, help="What to group by.")
 @click.option("--month", is_flag=True, help="From the first of this month (UTC) until today.")
 @day_option("--since", "First day")
 @day_option("--until", "Last day")
 @json_option
-def command(run_id: str | None, by: str, month: bool, since: Any, until: Any, as_json: bool) -> None:
+def command(
+    run_id: str | None, by: str, month: bool, since: str | None, until: str | None, as_json: bool
+) -> None:
     """Show what RUN cost, or all runs, exactly. What has no price is shown as unknown, never as 0."""
     from maestro_dagster.costs.report import report_period, report_run
 
@@ -45,9 +47,10 @@ def command(run_id: str | None, by: str, month: bool, since: Any, until: Any, as
         click.echo("no usage was recorded")
 
 
-def _days(month: bool, since: Any, until: Any) -> tuple[str | None, str | None]:
+def _days(month: bool, since: str | None, until: str | None) -> tuple[str | None, str | None]:
     if not month:
-        return read_days(since, until)
+        check_days(since, until)
+        return since, until
     if since or until:
         raise UsageError("--month and --since or --until exclude each other", remedy="leave one of them out")
     from datetime import UTC, datetime

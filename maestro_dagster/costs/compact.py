@@ -36,7 +36,8 @@ class CompactionReport:
 
     `spool_sum_nano` is counted from the spool: it must equal what the lake has of the same events
     (`lake_sum_nano`). `waiting` counts intents of live runs, left in the spool. A day in quarantine was not
-    published: the figures are those of the day that is still served.
+    published: the figures are those of the day that is still served. A day that never had usage is not
+    published either: `file` and `sha256` are empty.
     """
 
     day: str
@@ -54,6 +55,11 @@ class CompactionReport:
     outcomes: tuple[Outcome, ...] = ()
 
     @property
+    def published(self) -> bool:
+        """Whether the lake has the day now."""
+        return bool(self.file)
+
+    @property
     def balanced(self) -> bool:
         return self.spool_sum_nano == self.lake_sum_nano
 
@@ -64,7 +70,7 @@ def compact_day(
     """Publishes the day with what the spool has of it, then removes spool files that are wholly in the lake.
 
     `closed` says of a run id whether its run has ended for good. Where an outcome of `check` blocks, the day
-    goes into quarantine instead. Running it again changes nothing.
+    goes into quarantine instead. A day without usage is not published. Running it again changes nothing.
     Raises CostError (`spool-corrupt`, `disk-full`, `lake-verify`, ...) and then publishes nothing.
     """
     spool = Spool(spool) if isinstance(spool, Path) else spool

@@ -65,9 +65,13 @@ class CubeReport:
 def build_cubes(lake: Lake, day: str) -> CubeReport:
     """Builds the day's cubes that are stale or missing; a cube that is current is only read and added up.
 
-    Raises CostError: `day-missing`; `cube-unbalanced`, and then the cubes published before stay.
+    Of a day that has not been published there are none. Raises CostError (`cube-unbalanced`), and then the
+    cubes published before stay.
     """
-    manifest, rows = _read_rows(lake, day)
+    found = _read_rows(lake, day)
+    if found is None:
+        return CubeReport(day, "", 0, 0, 0, 0, ())
+    manifest, rows = found
     cubes = tuple(_publish(lake, name, manifest, rows) for name in CUBES)
     events, nano, unknown = _wanted(manifest)
     return CubeReport(day, manifest.sha256, events, nano, unknown, manifest.retired["rows"], cubes)
@@ -97,8 +101,8 @@ def _is_current(lake: Lake, day: str) -> bool:
     return manifest is None or all(cube is not None and cube.source == manifest.sha256 for cube in cubes)
 
 
-def _read_rows(lake: Lake, day: str) -> tuple[DayManifest, pl.DataFrame | None]:
-    """The day's manifest and, if a cube is not of this file, what is to be added up."""
+def _read_rows(lake: Lake, day: str) -> tuple[DayManifest, pl.DataFrame | None] | None:
+    """The day's manifest and, if a cube is not of this file, what is to be added up; None without usage."""
     from maestro_dagster.costs.removal import read_retired
 
     while (manifest := lake.usage.manifest(day)) is not None:
@@ -109,12 +113,7 @@ def _read_rows(lake: Lake, day: str) -> tuple[DayManifest, pl.DataFrame | None]:
         retired = read_retired(lake, day)
         if table is not None and lake.usage.manifest(day) == manifest:  # else it has just been replaced
             return manifest, frame_rows(table, retired)
-    raise CostError(
-        f"no usage of {day} is in the lake",
-        place=lake.location,
-        remedy="compact the day first: `maestro cost compact`",
-        code="day-missing",
-    )
+    return None
 
 
 def frame_rows(table: pa.Table, retired: pa.Table | None = None) -> pl.DataFrame:

@@ -130,7 +130,7 @@ def stage_day(spool: UsageSpool, lake: Lake, day: str, closed: Closed) -> Candid
         published=published,
         frame=frame,
         base=base,
-        changed=base is None or fresh.height > 0,
+        changed=fresh.height > 0,
         waiting=waiting,
         spool_sum_nano=settled + spooled,
         sources=tuple(
@@ -192,15 +192,18 @@ def judge_rows(frame: pl.DataFrame, old: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def publish_candidate(lake: Lake, candidate: Candidate) -> DayManifest:
+def publish_candidate(lake: Lake, candidate: Candidate) -> DayManifest | None:
     """Swaps the day's manifest; the day's lock is still held. Prune the spool after that.
+
+    None: of a day without usage nothing is published, else it would count as one that has some.
 
     Raises CostError (`disk-full`, `lake-verify`, `lease-lost`, `lake-damaged`).
     """
     usage = lake.usage
+    manifest = None
     if candidate.changed:
         manifest = usage.write_day(candidate.day, candidate.table)
-    else:
+    elif candidate.base is not None:
         manifest = usage.verify_day(candidate.day)
     folder = usage.folder(candidate.day)
     for name in folder.names():

@@ -71,11 +71,12 @@ class ExportStatement:
 
     @property
     def first_day(self) -> str | None:
-        return self.sources[0].day if self.sources else None
+        """Of what stands in the file: shared costs are for all of the period that was asked for."""
+        return (self.since if self.charge_rows else None) or (self.sources[0].day if self.sources else None)
 
     @property
     def last_day(self) -> str | None:
-        return self.sources[-1].day if self.sources else None
+        return (self.until if self.charge_rows else None) or (self.sources[-1].day if self.sources else None)
 
     def to_json(self) -> dict[str, Any]:
         """The predicate of the signed statement. Money is decimal USD as text."""

@@ -198,7 +198,7 @@ def _read_limit(raw: Any, place: str) -> Limit:
         _read_money(limit[name], f"{place}.{name}") if name in limit else None for name in ("soft", "hard")
     )
     if soft is not None and hard is not None and soft >= hard:
-        raise _invalid("the soft limit is below the hard one", place)
+        raise _invalid("the soft limit must be below the hard one", place)
     tokens = limit.get("tokens")
     if tokens is not None and not _is_count(tokens, _MOST_TOKENS):
         raise _invalid(f"`tokens` is {tokens!r}, which is no whole number", place)

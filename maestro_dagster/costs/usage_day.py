@@ -68,7 +68,7 @@ def list_usage_days(
                 frame, _ = collect_day(spool, day)
                 fresh = _lacking(lake.usage, day, frame.drop("source"))
             manifest = lake.usage.manifest(day)
-            if manifest is not None or (fresh is not None and fresh.height):
+            if (manifest is not None and manifest.rows) or (fresh is not None and fresh.height):
                 yield UsageDay(
                     day, lake.usage, manifest, fresh if fresh is not None and fresh.height else None
                 )

@@ -135,6 +135,11 @@ def sign_message(secret: str, identity: str, timestamp: int, body: bytes) -> str
     return "v1," + base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
 
 
+def check_secret(secret: str) -> None:
+    """Raises CostError (`webhook-secret`) for what nothing can be signed with."""
+    sign_message(secret, "", 0, b"")
+
+
 def send_export(
     url: str,
     statement: ExportStatement,
@@ -169,7 +174,7 @@ def send_message(
     Raises CostError (`webhook-url`, `webhook-secret`).
     """
     parts = check_url(url, allowed)
-    sign_message(secret, identity, 0, body)  # an unusable secret is found before anything is sent
+    check_secret(secret)
     patience = patience or Patience()
     answer, attempts = asyncio.run(_send(url, body, identity, secret, patience))
     port = f":{parts.port}" if parts.port else ""

@@ -80,9 +80,13 @@ def parse_map(data: bytes, place: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         fact = f"the price list is no JSON: {error}"
     else:
-        if isinstance(value, dict) and all(isinstance(entry, dict) for entry in value.values()):
-            return value
-        fact = "the price list is no JSON object of models"
+        if isinstance(value, dict):
+            wrong = next((name for name, entry in value.items() if not isinstance(entry, dict)), None)
+            if wrong is None:
+                return value
+            fact = f"the entry {wrong[:80]!r} of the price list is no JSON object"
+        else:
+            fact = "the price list is no JSON object of models"
     raise CostError(
         fact,
         place=place,

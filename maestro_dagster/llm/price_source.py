@@ -1,13 +1,21 @@
-"""Where a price list comes from: the installed litellm, a file, or a URL."""
+"""Where a price list comes from: the installed litellm, a file, or a URL.
+
+Which addresses a URL may lead to is the caller's rule: it is asked about every address that a connection is
+made to, so that a name that resolves to another one meanwhile gains nothing.
+"""
 
 from __future__ import annotations
 
+import socket
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from maestro_dagster.errors import CostError
@@ -15,6 +23,8 @@ from maestro_dagster.llm import price_map
 
 LARGEST = 64 * 1024 * 1024  # bytes; such lists have some 3 MB
 _TIMEOUT = 30.0  # seconds
+
+AddressCheck = Callable[[str, str], None]  # (address, host that it is of): raises MaestroError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +35,16 @@ class PriceList:
     data: bytes
 
 
-def read_list(source: str | None = None) -> PriceList:
+def read_list(source: str | None, check_address: AddressCheck) -> PriceList:
     """The list of the installed litellm, of a file, or of an https URL (http on this machine only).
 
-    Raises CostError (`price-list-missing`, `price-list-url`, `price-list-large`).
+    Raises CostError (`price-list-missing`, `price-list-url`, `price-list-large`), and what `check_address`
+    raises of an address that may not be reached.
     """
     if source is None:
         return _read_installed()
     if "://" in source:
-        return _read_url(source)
+        return _read_url(source, check_address)
     return _read_file(Path(source))
 
 
@@ -62,10 +73,12 @@ def _read_file(path: Path) -> PriceList:
     return PriceList(path.name, _bounded(data, str(path)))
 
 
-def _read_url(url: str) -> PriceList:
+def _read_url(url: str, check_address: AddressCheck) -> PriceList:
     parts = _check_url(url)
     name = f"{parts.scheme}://{parts.netloc}{parts.path}"  # a query may hold a key
-    opener = urllib.request.build_opener(_NoRedirect())
+    host = parts.hostname or ""
+    _check_name(host, parts.port, check_address)
+    opener = urllib.request.build_opener(_NoRedirect(), *_guard(host, check_address))
     try:
         with opener.open(url, timeout=_TIMEOUT) as answer:
             data = answer.read(LARGEST + 1)
@@ -104,6 +117,65 @@ def _is_here(host: str | None) -> bool:
         return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:
         return False
+
+
+def _check_name(host: str, port: int | None, check_address: AddressCheck) -> None:
+    """Before anything is sent, through a proxy too, which resolves the name itself."""
+    try:
+        found = socket.getaddrinfo(host, port or 443, type=socket.SOCK_STREAM)
+    except OSError:
+        return  # only a proxy may know it; without one there is nothing to connect to
+    for *_, address in found:
+        check_address(str(address[0]), host)
+
+
+def _guard(host: str, check_address: AddressCheck) -> tuple[urllib.request.BaseHandler, ...]:
+    """Handlers whose connections to `host` are to checked addresses only; a proxy is the operator's."""
+
+    def connect(address: tuple[str, int], timeout: Any = _TIMEOUT, source: Any = None) -> socket.socket:
+        if address[0] != host:
+            return socket.create_connection(address, timeout, source)
+        failed: OSError | None = None
+        for *_, found in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+            numeric = str(found[0])
+            check_address(numeric, host)
+            try:
+                return socket.create_connection((numeric, address[1]), timeout, source)
+            except OSError as error:
+                failed = error
+        raise failed or OSError("the host has no address")
+
+    return _GuardedHttp(connect), _GuardedHttps(connect)
+
+
+Connect = Callable[..., socket.socket]
+
+
+class _GuardedHttp(urllib.request.HTTPHandler):
+    def __init__(self, connect: Connect) -> None:
+        super().__init__()
+        self._connect = connect
+
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(partial(_open_connection, HTTPConnection, self._connect), req)
+
+
+class _GuardedHttps(urllib.request.HTTPSHandler):
+    def __init__(self, connect: Connect) -> None:
+        super().__init__()
+        self._connect = connect
+
+    def https_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(partial(_open_connection, HTTPSConnection, self._connect), req)
+
+
+def _open_connection(
+    kind: type[HTTPConnection], connect: Connect, host: str, **options: Any
+) -> HTTPConnection:
+    """http.client asks this attribute for its socket; TLS still checks the name of the host."""
+    connection = kind(host, **options)
+    connection._create_connection = connect  # type: ignore[attr-defined]  # noqa: SLF001
+    return connection
 
 
 def _bounded(data: bytes, place: str) -> bytes:

@@ -12,7 +12,9 @@ from maestro_dagster.errors import ManifestError
 
 NANO = 1_000_000_000
 _AMOUNT = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?")
-_BUDGET = re.compile(r"\s*(\d{1,12}(?:\.\d{1,9})?)\s*(?:usd|\$)?\s*", re.IGNORECASE)
+_TOO_LARGE = re.compile(r"0*[1-9]\d{12,}(?:\.\d{1,9})?")
+LARGEST = "999999999999.999999999"  # USD
+_BUDGET = re.compile(r"\s*(\d+(?:\.\d{1,9})?)\s*(?:usd|\$)?\s*", re.IGNORECASE)
 # A double holds 15 decimal digits for sure; more of them and the file's text was rounded on reading.
 _EXACT_DIGITS = 15
 
@@ -20,6 +22,12 @@ _EXACT_DIGITS = 15
 def parse_usd(text: str) -> int:
     """`"0.50"` -> 500000000 nano-dollars. Raises ManifestError `money-invalid` for all but plain decimals."""
     match = _AMOUNT.fullmatch(text) if text.isascii() else None
+    if match is None and text.isascii() and _TOO_LARGE.fullmatch(text):
+        raise ManifestError(
+            f"{text[:40]!r} is too large an amount, which is at most {LARGEST}",
+            remedy=f"Write an amount of at most {LARGEST} dollars.",
+            code="money-invalid",
+        )
     if match is None:
         raise ManifestError(
             f"{text[:40]!r} is not an amount of dollars",

@@ -6,11 +6,13 @@ from typing import Any
 
 
 def load_plain_yaml(data: bytes) -> Any:
-    """The document's value. Raises ValueError whose text is what is wrong with it."""
+    """The document's value, of UTF-8. Raises ValueError whose text is what is wrong with it."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
     try:
-        return YAML(typ="safe", pure=True).load(data)
+        return YAML(typ="safe", pure=True).load(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 (byte {error.start + 1})") from None
     except (YAMLError, ValueError) as error:
         raise ValueError(str(getattr(error, "problem", "") or "not YAML")) from None

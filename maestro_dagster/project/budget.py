@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from maestro_dagster.errors import CostError, JournalError
+from maestro_dagster.errors import CostError, JournalError, MaestroError
 from maestro_dagster.project.root import Project
+
+if TYPE_CHECKING:
+    from maestro_dagster.costs.budget import BudgetTree
 
 
 def show_budgets(project: Project) -> dict[str, Any]:
@@ -35,6 +39,48 @@ def show_budgets(project: Project) -> dict[str, Any]:
     finally:
         tree.counter.close()
         journal.close()
+
+
+def freeze_node(project: Project, node: str, reason: str, by: str) -> tuple[dict[str, Any], str]:
+    """`{"path", "frozen", "known", "replaced"}` and a warning, which is empty for a node that there is.
+
+    `replaced` is the `{"reason", "by", "at"}` of a freeze that was there before. Raises CostError
+    (`budget-unknown`).
+    """
+    from maestro_dagster.project.services import open_budgets
+
+    tree = open_budgets(project)
+    try:
+        former = next((freeze for freeze in tree.counter.list_frozen() if freeze.path == node), None)
+        tree.freeze(node, reason, by)
+        warning = "" if tree.counter.list_tallies(node) else _doubt_node(project, node, tree)
+    finally:
+        tree.counter.close()
+    replaced = {"reason": former.reason, "by": former.by, "at": former.at} if former else None
+    return {"path": node, "frozen": True, "known": not warning, "replaced": replaced}, warning
+
+
+def _doubt_node(project: Project, node: str, tree: BudgetTree) -> str:
+    """Why a node may be a slip: it is frozen all the same, since its flow may be yet to come."""
+    _, *rest = node.split("/")
+    if not rest or node == f"{tree.tenant}/{tree.project}":
+        return ""
+    if rest[0] != tree.project:
+        names, what = [f"{tree.tenant}/{tree.project}"], f"no project {rest[0]!r} has spent anything here"
+    else:
+        try:
+            flows = list(project.flows())
+        except MaestroError:
+            return ""  # a flow that cannot be read must not be in the way of a brake
+        if rest[1] in flows:
+            return ""
+        names, what = (
+            [f"{tree.tenant}/{tree.project}/{flow}" for flow in flows],
+            f"there is no flow {rest[1]!r}",
+        )
+    near = difflib.get_close_matches(node, names, n=3, cutoff=0.8)
+    hint = f"; there is {', '.join(near)}" if near else ""
+    return f"{what}, so the freeze may be of no use{hint}"
 
 
 def recount_budgets(project: Project) -> int:

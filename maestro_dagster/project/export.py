@@ -92,11 +92,11 @@ def list_shared_charges(project: Project, since: str, until: str) -> list[Charge
 
 def _whole_months(since: str, until: str) -> list[str]:
     found = []
-    year, month = int(since[:4]), int(since[5:7])
-    while (name := f"{year:04d}-{month:02d}") <= until[:7]:
+    first, last = (12 * int(day[:4]) + int(day[5:7]) - 1 for day in (since, until))
+    for number in range(first, last + 1):
+        name = f"{number // 12:04d}-{number % 12 + 1:02d}"
         if f"{name}-01" >= since and _last_day(name) <= until:
             found.append(name)
-        year, month = year + month // 12, month % 12 + 1
     return found
 
 
@@ -209,17 +209,19 @@ def send_period(
     record_delivery(project.home / "exports" / DELIVERIES, delivery)
     if not delivery.delivered:
         raise CostError(
-            f"the webhook did not take the export after {delivery.attempts} attempts: {delivery.error}",
+            f"{export.path} was written, only the webhook did not take it after {delivery.attempts} "
+            f"attempts: {delivery.error}",
             place=delivery.host,
-            remedy=f"the file is written; look at the receiver and at {secret_variable(WEBHOOK_SECRET)}, "
-            "then export again: the message has the same id",
+            remedy=f"look at the receiver and at {secret_variable(WEBHOOK_SECRET)}, then export again: the "
+            "message has the same id",
             code="webhook-failed",
         )
     return delivery, attached
 
 
 def find_webhook_secret(project: Project) -> str:
-    """Raises CostError (`webhook-secret`): nothing is ever sent unsigned."""
+    """Raises CostError (`webhook-secret`): nothing is ever sent unsigned, nor under what is no secret."""
+    from maestro_dagster.costs.webhook import check_secret
     from maestro_dagster.project.secret import secret_source, secret_variable
 
     secret = secret_source(project.home)(WEBHOOK_SECRET)
@@ -231,6 +233,7 @@ def find_webhook_secret(project: Project) -> str:
             f"{project.home / 'secrets' / WEBHOOK_SECRET} (chmod 600)",
             code="webhook-secret",
         )
+    check_secret(secret)
     return secret
 
 

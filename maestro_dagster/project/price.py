@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.costs.rate import RateCard
-from maestro_dagster.errors import MaestroError, UsageError
+from maestro_dagster.errors import CostError, MaestroError, StepError, UsageError
 from maestro_dagster.llm import price_map
 from maestro_dagster.llm.catalogue import Model, read_catalogue
 from maestro_dagster.llm.price_book import (
@@ -85,6 +85,29 @@ def check_prices(project: Project, today: str) -> Iterator[Finding]:
         yield from _check_models(read_catalogue(resources / "models.yaml"), book, today)
     except MaestroError as error:
         yield _finding("models", error)
+
+
+def fetch_list(project: Project, source: str | None) -> PriceList:
+    """The list of litellm, of a file or of a URL; private, loopback and metadata addresses are reached only
+    where `network_allow_private` lists them. Raises CostError (`price-list-...`).
+    """
+    from maestro_dagster.llm.price_source import read_list
+    from maestro_dagster.steps.address import AddressRule
+
+    rule = AddressRule(allow_private=project.settings.network_allow_private)
+
+    def check_address(address: str, host: str) -> None:
+        try:
+            rule.check_address(address, host)
+        except StepError as error:
+            raise CostError(
+                f"a price list is not fetched from there: {error.fact}",
+                place=host,
+                remedy="name a public host, give a file, or list the host in network_allow_private",
+                code="price-list-address",
+            ) from None
+
+    return read_list(source, check_address)
 
 
 def plan_refresh(project: Project, prices: PriceList, day: str) -> tuple[Snapshot, dict[str, Any]]:

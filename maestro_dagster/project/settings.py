@@ -57,7 +57,9 @@ class Settings:
     default_branch: str = _setting("branch that is meant when none is named", check="text", default="main")
     max_concurrent_runs: int = _setting("runs at once; 0: none starts", check="positive-or-0", default=2)
     network_allow_private: tuple[str, ...] = _setting(
-        "hosts or CIDRs that steps may reach although they are private", check="list", default=()
+        "hosts or CIDRs that steps and price lists may reach although they are private",
+        check="list",
+        default=(),
     )
     allow_flows_from_push: bool = _setting(
         "take flows from the pushed commit instead of from this project", check="switch", default=False

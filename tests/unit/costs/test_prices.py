@@ -219,7 +219,7 @@ def test_a_list_that_cannot_be_fetched_or_moves_away_is_refused(project: Path, s
 )  # fmt: skip
 def test_a_list_comes_over_https_or_from_this_machine(url: str) -> None:
     with pytest.raises(MaestroError) as caught:
-        read_list(url)
+        read_list(url, lambda _address, _host: None)
     assert caught.value.error_code == "price-list-url"
     assert "word" not in str(caught.value)
 
