@@ -9,10 +9,12 @@ from typing import Any
 import dagster as dg
 
 from maestro_dagster.costs.anomaly_report import anomaly_report, draw_anomalies, search_history
+from maestro_dagster.costs.burn import BurnDown
 from maestro_dagster.costs.forecast_history import CostHistory, read_history
-from maestro_dagster.costs.forecast_outlook import draw_outlook, foresee, outlook_report
+from maestro_dagster.costs.forecast_outlook import draw_outlook, foresee, foresee_budget, outlook_report
 from maestro_dagster.costs.plot import draw_burn_down, embed_svg
-from maestro_dagster.costs.plot_spark import embed_spark
+from maestro_dagster.costs.plot_spark import embed_burn, embed_spark
+from maestro_dagster.manifest.money import format_nano
 from maestro_dagster.translate.resource import LakeResource
 
 HISTORY_DAYS = 120
@@ -24,7 +26,7 @@ SPARK_DAYS = 40
     deps=["usage_cubes"],
     group_name="costs",
     kinds={"numpy"},
-    description="Where this month's costs will end, with a 90 % interval, and how such forecasts did before.",
+    description="Where this month's costs will end, with a 90 % interval, against the budget of the tenant.",
 )
 def cost_forecast(lake: LakeResource) -> dg.MaterializeResult:
     history = _read(lake)
@@ -52,18 +54,49 @@ def cost_forecast(lake: LakeResource) -> dg.MaterializeResult:
                     to_come=[(row.day, row.nano) for row in outlook.forecast.days[: outlook.days]],
                 )
             ),
+            **_against_budget(lake, history),
             "method": report["method"] or "none",
             "reason": report["reason"],
             "events_without_price": unknown,
             "days_with_interval": dg.MetadataValue.md(
                 embed_svg("daily costs", draw_outlook(outlook, unknown=unknown))
             ),
-            "month": dg.MetadataValue.md(
-                embed_svg("month to date", draw_burn_down(outlook.month, title="The month", unknown=unknown))
-            ),
             **{name: dg.MetadataValue.float(value) for name, value in numbers.items() if value is not None},
         }
     )
+
+
+def _against_budget(lake: LakeResource, history: CostHistory) -> dict[str, Any]:
+    """The tenant's month against the limit that `resources/budgets.yaml` gives it, if any."""
+    account = lake.open_runtime().engine.services.budgets.month_account(history.last)
+    month = foresee_budget(history, account)
+    limit, end = month.limit_nano, month.end
+    picture = draw_burn_down(month, title=f"The month of tenant {account.path}", unknown=history.unknown)
+    shown = {
+        "month": dg.MetadataValue.md(embed_burn(month)),
+        "month_with_interval": dg.MetadataValue.md(embed_svg("month to date", picture)),
+    }
+    if limit is None:
+        none = f"none: resources/budgets.yaml limits no month of tenant {account.path} in USD"
+        return {"budget": none, **shown}
+    which = "soft" if account.hard_nano is None else "hard"
+    numbers = {"budget_usd": limit / 1e9}
+    if limit:
+        numbers["budget_used_percent"] = month.spent_nano / limit * 100
+    if limit and end is not None:
+        numbers["budget_used_percent_at_month_end"] = end.sum_nano / limit * 100
+    return {
+        "budget": f"{format_nano(limit)} USD a month, the {which} limit of tenant {account.path}",
+        "runs_out_on": _say_end(month),
+        **shown,
+        **{name: dg.MetadataValue.float(round(value, 9)) for name, value in numbers.items()},
+    }
+
+
+def _say_end(month: BurnDown) -> str:
+    if month.runs_out is not None:
+        return month.runs_out
+    return "not this month" if month.end is not None else f"cannot be said: {month.reason}"
 
 
 @dg.asset(
@@ -96,7 +129,7 @@ def cost_anomalies(lake: LakeResource) -> dg.MaterializeResult:
 _COLUMNS = dg.TableSchema(
     [
         dg.TableColumn(name, "string")
-        for name in ("day", "usd", "expected_usd", "more_usd", "score", "changed most")
+        for name in ("day", "more_usd", "changed most", "usd", "expected_usd", "score")
     ]
 )
 
@@ -108,11 +141,11 @@ def _row(anomaly: dict[str, Any]) -> dg.TableRecord:
     return dg.TableRecord(
         {
             "day": anomaly["day"],
+            "more_usd": anomaly["more_usd"],
+            "changed most": "; ".join(most.values()),
             "usd": anomaly["usd"],
             "expected_usd": anomaly["expected_usd"],
-            "more_usd": anomaly["more_usd"],
             "score": str(anomaly["score"]),
-            "changed most": "; ".join(most.values()),
         }
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from maestro_dagster.manifest.money import format_nano
-from maestro_dagster.project.export import PartitionExport, export_partition
+from maestro_dagster.project.export import STATEMENT_SUFFIX, PartitionExport, export_partition
 from maestro_dagster.translate.resource import LakeResource, SignerResource
 
 FIRST_DAY = "2026-01-01"
@@ -48,13 +48,15 @@ def build_export(name: str, form: str, partitions: Any, what: str) -> dg.AssetsD
             signer.open(),
             monthly=partitions is MONTHS,
         )
-        return dg.MaterializeResult(metadata=describe(done), check_results=[check(done)])
+        return dg.MaterializeResult(metadata=describe(done, lake), check_results=[check(done)])
 
     return export
 
 
-def describe(done: PartitionExport) -> dict[str, Any]:
+def describe(done: PartitionExport, lake: LakeResource) -> dict[str, Any]:
+    """Paths are relative to the project's home, where `exports` lies: the same on every machine."""
     statement = done.export.statement
+    path = done.export.path.relative_to(lake.open_runtime().home).as_posix()
     return {
         "dagster/row_count": statement.rows,
         "events": statement.events,
@@ -62,8 +64,8 @@ def describe(done: PartitionExport) -> dict[str, Any]:
         "cost_usd": dg.MetadataValue.float(statement.sum_nano / 1_000_000_000),  # for the plot
         "events_without_price": statement.unknown,
         "digest": statement.digest,
-        "path": dg.MetadataValue.path(str(done.export.path)),
-        "signed_by": dg.MetadataValue.path(str(done.export.seal)),
+        "path": path,
+        "signed_statement": f"{path}{STATEMENT_SUFFIX}",
         "statement": dg.MetadataValue.json(statement.to_json()),
         "webhook": done.told,
     }

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 DAYS = 45
 QUARANTINED, ANOMALOUS = 2, 9  # days ago
+LATE = 6  # days on which Dagster is at work as they come
 RUNS_A_DAY = 15
 MODELS = {  # provider, USD for a million tokens in and out
     "gpt-4.1-mini": ("openai", "0.4", "1.6"),
@@ -53,12 +54,12 @@ def main(root: Path) -> None:
     os.environ["MAESTRO_PROJECT"] = str(root)
     os.chdir(root)
     days = [(datetime.now(UTC).date() - timedelta(days=back)).isoformat() for back in range(DAYS)][::-1]
-    write_usage(root, days)
+    write_usage(root, days, days[:-LATE])
     materialise(root, days)
 
 
-def write_usage(root: Path, days: list[str]) -> None:
-    """Runs in the journal, their events in the spool."""
+def write_usage(root: Path, days: list[str], wanted: list[str]) -> None:
+    """The runs of some of the days in the journal, their events in the spool."""
     from maestro_dagster.costs.rate import RateCard
     from maestro_dagster.project.load import read_flows
     from maestro_dagster.project.root import find_project
@@ -66,10 +67,12 @@ def write_usage(root: Path, days: list[str]) -> None:
 
     project = find_project(root)
     project.home.mkdir(exist_ok=True)
-    dice = random.Random(7)  # noqa: S311 - pictures, no secrets
     flows, rates = read_flows(project), RateCard.load(root / "resources/rates.yaml")
     journal, spool = open_journal(project), open_spool(project)
     for number, day in enumerate(days):
+        if day not in wanted:
+            continue
+        dice = random.Random(day)  # noqa: S311 - pictures, no secrets
         back = len(days) - 1 - number
         weekend = date.fromisoformat(day).weekday() >= 5
         runs = round(RUNS_A_DAY * (0.4 if weekend else 1) * (1 + number / 150))
@@ -83,7 +86,8 @@ def write_usage(root: Path, days: list[str]) -> None:
             _end_run(journal, flow, run_id, start)
             with spool.open_run(run_id) as writer:
                 writer.append(events)
-    _plant(spool, days[-1 - QUARANTINED])
+    if days[-1 - QUARANTINED] in wanted:
+        _plant(spool, days[-1 - QUARANTINED])
     journal.close()
 
 
@@ -197,9 +201,11 @@ def materialise(root: Path, days: list[str]) -> None:
             print(partition or "", *names, "done" if done.success else "failed", flush=True)  # noqa: T201
 
         for number, day in enumerate(days):
-            late = number >= len(days) - 6
+            late = number >= len(days) - LATE
+            if late:
+                write_usage(root, days, [day])
             make(["usage_daily", "usage_cubes", *(exports if late else [])], day)
-            if late and number % 3 == 0:  # so that their numbers over time are a line
+            if late:  # so that their numbers over time are a line
                 make(["cost_report", "cost_forecast"])
         make(["usage_export_focus_month"], f"{days[-1][:7]}-01")
         make(["cost_report", "cost_forecast", "cost_anomalies", "usage_retention"])

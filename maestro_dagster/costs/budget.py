@@ -246,6 +246,11 @@ class BudgetTree:
             for period in periods_of(day)
         )
 
+    def month_account(self, day: str) -> Account:
+        """The tenant's account of the month that the day is in, limited or not."""
+        _, month, _ = self.node_accounts(self.tenant, day)
+        return month
+
     def period_keys(self, day: str, flow: str) -> tuple[str, ...]:
         """The accounts of tenant, project and flow that the day belongs to, limited or not."""
         names = (self.tenant, self.project, flow)

@@ -12,6 +12,7 @@ from maestro_dagster.costs.forecast import forecast_many
 from maestro_dagster.manifest.money import format_nano
 
 if TYPE_CHECKING:
+    from maestro_dagster.costs.account import Account
     from maestro_dagster.costs.forecast import Backtest, Forecast
     from maestro_dagster.costs.forecast_history import CostHistory
 
@@ -94,6 +95,18 @@ def foresee(
         month = burn_down(sums, limit_nano, first=first, last=last, today=history.last, forecast=made)
         found.append(Outlook(name, made, month, wanted))
     return tuple(sorted(found, key=lambda row: (-_dearness(row.month), row.name)))
+
+
+def foresee_budget(history: CostHistory, account: Account) -> BurnDown:
+    """The month of a tenant against its account: the hard limit, the soft one where there is no other.
+
+    The history's last day is today. Usage counts as the lake and the spool have it, so what is only
+    reserved does not.
+    """
+    limit = account.soft_nano if account.hard_nano is None else account.hard_nano
+    first, last = month_of(history.last)
+    sums = history.parts["tenant"].get(account.path, {})
+    return burn_down(sums, limit, first=first, last=last, today=history.last)
 
 
 def outlook_report(history: CostHistory, outlooks: tuple[Outlook, ...], by: str | None) -> dict[str, Any]:

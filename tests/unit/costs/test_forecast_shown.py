@@ -6,6 +6,8 @@ import dataclasses
 import importlib.util
 import json
 import random
+import re
+import shutil
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -71,8 +73,14 @@ def fill(spool: Spool, days: int, *, spike: int = SPIKE) -> int:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project without budgets."""
     (tmp_path / "pyproject.toml").write_text("[tool.maestro]\n")
+    shutil.copytree(
+        repository / "resources",
+        tmp_path / "resources",
+        ignore=shutil.ignore_patterns("*.py", "budgets.yaml"),
+    )
     monkeypatch.setenv("MAESTRO_PROJECT", str(tmp_path))
     return tmp_path
 
@@ -219,11 +227,12 @@ def test_the_assets_show_figures_and_pictures(
             if (event := instance.get_latest_materialization_event(dg.AssetKey(name)).asset_materialization)
         }
     forecast, anomalies = shown["cost_forecast"], shown["cost_anomalies"]
-    for picture in (forecast["days_with_interval"], forecast["month"], anomalies["days_with_amounts"]):
+    large = (forecast["days_with_interval"], forecast["month_with_interval"], anomalies["days_with_amounts"])
+    for picture in large:
         assert picture.startswith("![")
         assert picture.count("](data:image/svg+xml;base64,") == 1
-    for small in (forecast["days"], anomalies["days"]):
-        assert small.startswith("![cost a day](data:image/svg+xml,")
+    for small in (forecast["days"], anomalies["days"], forecast["month"]):
+        assert re.match(r"!\[(cost a day|month to date)\]\(data:image/svg\+xml,", small)
         assert len(small) < 1000  # else Dagster hides it behind a click
     if days < 14:
         assert forecast["method"] == "none"
@@ -241,3 +250,67 @@ def test_the_assets_show_figures_and_pictures(
     assert f"model p/{HOSTILE}" in row.data["changed most"]
     assert forecast["month_end"].endswith(" USD")
     assert format_nano(1) not in forecast["method"]
+    assert forecast["budget"] == "none: resources/budgets.yaml limits no month of tenant default in USD"
+    assert not {"budget_usd", "budget_used_percent", "runs_out_on"} & forecast.keys()
+
+
+def forecast_against(repository: Path, project: Path, spool: Spool, limit: str) -> dict[str, Any]:
+    """What the asset shows when the tenant acme has this month limit."""
+    (project / "pyproject.toml").write_text('[tool.maestro]\ntenant = "acme"\n')
+    (project / "resources" / "budgets.yaml").write_text(
+        'version: 1\ncurrency: USD\nbudgets:\n  - valid_from: "2020-01-01"\n'
+        f"    tenants: {{acme: {{month: {limit}}}}}\n"
+    )
+    lake = LakeOfTest(folder=str(project / "lake"), spool_folder=str(spool.folder))
+    asset = load(repository, "assets/cost_forecast.py").cost_forecast
+    with dg.DagsterInstance.ephemeral() as instance:
+        (event,) = dg.materialize(
+            [asset], resources={"lake": lake}, instance=instance
+        ).get_asset_materialization_events()
+    return {key: value.value for key, value in event.materialization.metadata.items()}
+
+
+@pytest.mark.parametrize("which", ["soft", "hard"])
+def test_the_month_is_set_against_the_budget_of_the_tenant(
+    repository: Path, home: Spool, project: Path, which: str
+) -> None:
+    fill(home, 100, spike=-1)
+    shown = forecast_against(repository, project, home, f'{{{which}: "1000"}}')
+    assert shown["budget"] == f"1000 USD a month, the {which} limit of tenant acme"
+    assert (shown["budget_usd"], shown["runs_out_on"]) == (1000.0, "not this month")
+    month = days_ago(0)[:7]
+    sums = read_history(
+        open_lake(project / "lake"), home, first=f"{month}-01", last=days_ago(0)
+    ).parts["tenant"]["acme"]  # fmt: skip
+    spent = sum(sums.values())
+    assert shown["budget_used_percent"] == pytest.approx(spent / 10**10)
+    assert shown["budget_used_percent_at_month_end"] >= shown["budget_used_percent"]
+    assert f"{format_nano(spent)} USD so far of 1000" in shown["month"]
+    assert spent / 1e9 < shown["month_to_date_usd"], "zeta's costs are not acme's"
+
+
+@pytest.mark.parametrize(
+    ("days", "limit", "said"),
+    [
+        (100, '{hard: "0.5"}', r"\d{4}-\d\d-01"),
+        (100, '{hard: "0"}', r"\d{4}-\d\d-01"),
+        (5, '{hard: "9000"}', r"cannot be said: .*14"),
+        (0, '{hard: "9000"}', r"cannot be said: no usage was recorded"),
+    ],
+)
+def test_a_budget_that_runs_out_or_cannot_be_foreseen(
+    repository: Path, home: Spool, project: Path, days: int, limit: str, said: str
+) -> None:
+    if days:
+        fill(home, days)
+    shown = forecast_against(repository, project, home, limit)
+    assert re.fullmatch(said, shown["runs_out_on"])
+    assert ("budget_used_percent" in shown) == ('"0"' not in limit), "a percent of nothing"
+    assert len(shown["month"]) < 1000
+
+
+def test_a_budget_of_tokens_limits_no_usd(repository: Path, home: Spool, project: Path) -> None:
+    fill(home, 20)
+    shown = forecast_against(repository, project, home, "{tokens: 1000}")
+    assert shown["budget"].startswith("none: ")
+    assert "budget_usd" not in shown
