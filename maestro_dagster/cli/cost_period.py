@@ -20,7 +20,7 @@ T = TypeVar("T")
 _SILENCE = 2.0  # seconds until it is told that there is much to read
 
 
-class _Day(click.ParamType):
+class _Day(click.ParamType[str]):
     """A day of UTC as YYYY-MM-DD, four digits of the year always: days are compared as texts."""
 
     name = "day"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from maestro_dagster.cli.cost import command
+from maestro_dagster.cli.main import run_command
 from maestro_dagster.costs.event import UsageScope
 from maestro_dagster.costs.lake import open_lake
+from maestro_dagster.costs.schema import usage_schema
 from maestro_dagster.costs.spool import Spool
-from maestro_dagster.errors import CostError, UsageError
+from maestro_dagster.errors import UsageError
 
 
 @pytest.fixture
@@ -62,6 +65,27 @@ def test_nothing_to_do_is_said_and_a_wrong_call_is_refused(spool: Spool) -> None
     for arguments in ((), ("--all", "--day", "2026-03-01")):
         with pytest.raises(UsageError):
             call(*arguments)
-    with pytest.raises(CostError) as caught:
-        call("--day", "2026-3-1")
-    assert caught.value.error_code == "day-invalid"
+    for day in ("2026-3-1", "foo", "9999-12-31", "2099-01-01"):
+        assert run_command(["cost", "compact", "--day", day]) == 2
+
+
+def test_nothing_is_published_of_a_day_without_usage(spool: Spool, tmp_path: Path) -> None:
+    use(spool, "r1", "2026-03-01")
+    lake = open_lake(tmp_path / ".maestro" / "lake")
+    tomorrow = (datetime.now(UTC).date() + timedelta(days=1)).isoformat()
+    value = json.loads(call("--day", "1900-01-01", "--day", tomorrow, "--json").stdout)
+    assert [(day["rows"], day["published"], day["digest"]) for day in value["days"]] == [(0, False, None)] * 2
+    assert lake.usage.days() == lake.table("cube_day_tenant").days() == ()
+    assert "no usage" in call("--day", "1900-01-01").output
+    call("--day", "2026-03-01")
+    assert lake.usage.days() == ("2026-03-01",)
+
+
+def test_an_empty_day_that_was_published_before_widens_no_export(spool: Spool, tmp_path: Path) -> None:
+    use(spool, "r1", "2026-03-01")
+    lake = open_lake(tmp_path / ".maestro" / "lake")
+    with lake.usage.lock_day("1900-01-01"):
+        lake.usage.write_day("1900-01-01", usage_schema().empty_table())
+    arguments = ("export", "--format", "csv", "-o", str(tmp_path / "u.csv"), "--no-sign", "--json")
+    told = json.loads(CliRunner().invoke(command, arguments, catch_exceptions=False).stdout)
+    assert (told["first_day"], told["last_day"]) == ("2026-03-01", "2026-03-01")

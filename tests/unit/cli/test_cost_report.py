@@ -124,9 +124,10 @@ def test_top(spool: Spool, tmp_path: Path) -> None:
     use(spool, "r3", TODAY, None, model="dark")
     text = call("top")
     assert "dearest from" in text
+    assert "draft" in text
     assert "total 0.00000008 USD, +0.00000003 against the 0.00000005 before; 1 events have no price" in text
     assert "failed work cost 0.00000008 USD" in text
-    value = json.loads(call("top", "--json", "--days", "1"))
+    value = json.loads(call("top", "--json", "--days", "1", "--by", "model"))
     assert (value["schema"], value["since"], value["until"]) == (
         "maestro.cost-top/v1",
         f"{TODAY}",
@@ -139,6 +140,42 @@ def test_top(spool: Spool, tmp_path: Path) -> None:
         call("top", "--json", "--since", since, "--until", since, "--by", "run", "--limit", "1")
     )
     assert [row["run_id"] for row in value["dearest"]] == ["r1"]
+
+
+def test_top_shows_usage_where_no_model_was_called(spool: Spool) -> None:
+    use(spool, "r1", TODAY, 80, kind="compute", model="")
+    assert "draft" in call("top")
+    assert "no model was called" in call("top", "--by", "model")
+
+
+def test_top_names_the_same_period_in_both_forms(spool: Spool) -> None:
+    value = json.loads(call("top", "--json"))
+    text = call("top")
+    assert f"from {value['since']} to {value['until']}," in text
+    assert f"before, from {value['before']['since']} to {value['before']['until']}" in text
+
+
+@pytest.mark.parametrize(
+    "period",
+    [("--days", "3", "--since", "2026-03-01"), ("--since", "0001-01-01"), ("--until", "0001-01-03"),
+     ("--since", "2026-3-1"), ("--since", "20260301"), ("--since", "foo")],
+)  # fmt: skip
+def test_top_refuses_periods_that_cannot_be(
+    spool: Spool, period: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(["cost", "top", *period]) == 2
+    assert "error[usage]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("first", ["0001-01-01", "0999-12-31"])
+def test_the_first_and_the_last_day_there_are_can_be_asked_for(spool: Spool, first: str) -> None:
+    use(spool, "r1", "2026-03-01", 5)
+    value = json.loads(call("report", "--since", first, "--until", "9999-12-31", "--json"))
+    assert (value["since"], value["until"], value["events"]) == (first, "9999-12-31", 1)
+    assert json.loads(call("anomalies", "--since", first, "--json"))["schema"]
+    assert (
+        json.loads(call("report", "r1", "--since", first, "--until", "9999-12-31", "--json"))["events"] == 1
+    )
 
 
 def test_top_refuses_days_that_are_turned_round(spool: Spool) -> None:

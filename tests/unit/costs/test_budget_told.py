@@ -317,7 +317,7 @@ def test_without_budgets_it_says_where_they_are_set(root: Path) -> None:
 
 def test_a_node_is_frozen_and_thawed(root: Path, tree: BudgetTree) -> None:
     assert answer("freeze", "default/default", "--reason", "runs away") == {
-        "path": "default/default", "frozen": True
+        "path": "default/default", "frozen": True, "known": True, "replaced": None
     }  # fmt: skip
     with pytest.raises(CostError, match="runs away"):
         tree.open_run("f", "r").open_step("s").reserve("x", 1, 0, f"{DAY}T00:00:00.000000Z")

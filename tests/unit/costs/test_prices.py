@@ -16,7 +16,7 @@ from costs_support import make_event
 
 from maestro_dagster.cli.cost import command
 from maestro_dagster.costs.spool import Spool
-from maestro_dagster.errors import MaestroError
+from maestro_dagster.errors import CostError, MaestroError
 from maestro_dagster.llm import price_source
 from maestro_dagster.llm.price_source import read_list
 
@@ -198,6 +198,53 @@ def server() -> Iterator[str]:
     found.server_close()
 
 
+@pytest.fixture
+def near(project: Path) -> None:
+    (project / "pyproject.toml").write_text('[tool.maestro]\nnetwork_allow_private = ["127.0.0.1"]\n')
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://169.254.169.254/x", "https://10.0.0.1/x", "http://localhost:9/x", "https://[::1]/x", "https://[fd00::1]/x",
+     "https://168.63.129.16/x", "http://127.0.0.1:9/x", "https://[::ffff:10.0.0.1]/x"],
+)  # fmt: skip
+def test_a_list_is_not_fetched_from_a_private_address(project: Path, url: str) -> None:
+    error = refused("prices", "refresh", "--from", url)
+    assert error.error_code == "price-list-address"
+    assert "network_allow_private" in error.remedy
+
+
+def test_a_name_that_moves_to_a_private_address_meanwhile_is_refused(
+    server: str, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def check(address: str, host: str) -> None:
+        seen.append(address)
+        if len(seen) > 1:  # what the connection itself asks
+            raise CostError("moved", code="price-list-address")
+
+    with pytest.raises(CostError, match="moved"):
+        read_list(f"{server}/list.json", check)
+    assert seen == ["127.0.0.1"] * 2
+
+
+def test_the_wrong_entry_of_a_list_is_named(project: Path) -> None:
+    change_list(project, odd=["no", "price"])
+    error = refused("prices", "refresh", "--from", "list.json")
+    assert (error.error_code, "'odd'" in error.fact) == ("price-list-invalid", True)
+    assert not (project / "resources" / "prices").exists()
+
+
+def test_a_file_that_is_not_utf8_is_said_to_be_so(project: Path) -> None:
+    (project / "resources" / "shared.yaml").write_bytes(b"\xff\xfev\x00")
+    assert "not UTF-8" in refused("allocate", "--month", "2026-03").fact
+    text = SHARED.replace('"10"', '"1000000000000"')
+    (project / "resources" / "shared.yaml").write_text(text)
+    assert "at most 999999999999.999999999" in refused("allocate", "--month", "2026-03").fact
+
+
+@pytest.mark.usefixtures("near")
 def test_a_list_is_fetched_and_its_url_keeps_no_secret(project: Path, server: str) -> None:
     value = read("prices", "refresh", "--from", f"{server}/list.json?key=sesame")
     assert value["source"] == f"{server}/list.json"
@@ -205,6 +252,7 @@ def test_a_list_is_fetched_and_its_url_keeps_no_secret(project: Path, server: st
     assert "sesame" not in path.read_text()
 
 
+@pytest.mark.usefixtures("near")
 def test_a_list_that_cannot_be_fetched_or_moves_away_is_refused(project: Path, server: str) -> None:
     for path in ("none", "moved"):
         error = refused("prices", "refresh", "--from", f"{server}/{path}?key=sesame")
