@@ -19,7 +19,6 @@ from maestro_dagster.costs.known import Known, ProjectRules, Severity
 from maestro_dagster.costs.retention import TIER_DAYS
 from maestro_dagster.costs.schema import COLUMNS, COUNTS, MONEY
 from maestro_dagster.errors import CostError
-from maestro_dagster.manifest.money import NANO
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,21 +153,19 @@ def judge_day(table: pa.Table, rules: Sequence[Rule]) -> list[Finding]:
 def pandas_of(table: pa.Table) -> pd.DataFrame:
     """The day as pandas, exact: money as whole nano-USD (Int64), names as categories.
 
-    pandas has no decimal of its own and would make floats; a column that is no decimal stays what it is,
-    and the rules of the schema say so.
+    pandas has no decimal of its own and would make floats; money of another type stays what it is, and the
+    rules of the schema say so.
     """
-    from decimal import Decimal
-
     import pandas as pd
     import pyarrow as pa
-    import pyarrow.compute as pc
+
+    from maestro_dagster.costs.frame import nano_of
 
     columns = {}
     for name in table.column_names:
         column = table.column(name)
-        if pa.types.is_decimal(column.type):
-            nano = pc.multiply(column, pa.scalar(Decimal(NANO), pa.decimal128(10, 0)))
-            column = nano.cast(pa.decimal128(38, 0)).cast(pa.int64())
+        if column.type == pa.decimal128(18, 9):
+            column = nano_of(column)
         elif pa.types.is_string(column.type) and name != "event_id":
             column = column.dictionary_encode()
         columns[name] = column
@@ -200,12 +197,17 @@ def _open_batch(gx: Any, frame: pd.DataFrame) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Its import and its metrics warn of what only its authors can change, and tqdm would start a thread."""
+    """Its import and its metrics warn of what only its authors can change, and tqdm would start a thread.
+
+    A third of the time would go into a fingerprint of the data that nobody reads.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from great_expectations.execution_engine import pandas_execution_engine
         from tqdm import tqdm
 
         tqdm.monitor_interval = 0
+        pandas_execution_engine.HASH_THRESHOLD = 0  # bytes; a frame that is larger gets none
         yield
 
 
