@@ -84,12 +84,12 @@ def _against_budget(lake: LakeResource, history: CostHistory) -> dict[str, Any]:
     if limit:
         numbers["budget_used_percent"] = month.spent_nano / limit * 100
     if limit and end is not None:
-        numbers["budget_used_percent_at_month_end"] = end.sum_nano / limit * 100
+        numbers["budget_end_percent"] = end.sum_nano / limit * 100
     return {
         "budget": f"{format_nano(limit)} USD a month, the {which} limit of tenant {account.path}",
         "runs_out_on": _say_end(month),
         **shown,
-        **{name: dg.MetadataValue.float(round(value, 9)) for name, value in numbers.items()},
+        **{name: dg.MetadataValue.float(round(value, 6)) for name, value in numbers.items()},
     }
 
 
@@ -129,7 +129,7 @@ def cost_anomalies(lake: LakeResource) -> dg.MaterializeResult:
 _COLUMNS = dg.TableSchema(
     [
         dg.TableColumn(name, "string")
-        for name in ("day", "more_usd", "changed most", "usd", "expected_usd", "score")
+        for name in ("day", "usd", "score", "changed most")  # Dagster's page has room for no more
     ]
 )
 
@@ -141,11 +141,9 @@ def _row(anomaly: dict[str, Any]) -> dg.TableRecord:
     return dg.TableRecord(
         {
             "day": anomaly["day"],
-            "more_usd": anomaly["more_usd"],
-            "changed most": "; ".join(most.values()),
-            "usd": anomaly["usd"],
-            "expected_usd": anomaly["expected_usd"],
+            "usd": f"{anomaly['usd']}, not {anomaly['expected_usd']}",
             "score": str(anomaly["score"]),
+            "changed most": "; ".join(most.values()),
         }
     )
 

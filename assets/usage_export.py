@@ -54,9 +54,8 @@ def build_export(name: str, form: str, partitions: Any, what: str) -> dg.AssetsD
 
 
 def describe(done: PartitionExport, lake: LakeResource) -> dict[str, Any]:
-    """Paths are relative to the project's home, where `exports` lies: the same on every machine."""
+    """The path is relative to the project's home, the same on every machine; the statement lies beside it."""
     statement = done.export.statement
-    path = done.export.path.relative_to(lake.open_runtime().home).as_posix()
     return {
         "dagster/row_count": statement.rows,
         "events": statement.events,
@@ -64,8 +63,8 @@ def describe(done: PartitionExport, lake: LakeResource) -> dict[str, Any]:
         "cost_usd": dg.MetadataValue.float(statement.sum_nano / 1_000_000_000),  # for the plot
         "events_without_price": statement.unknown,
         "digest": statement.digest,
-        "path": path,
-        "signed_statement": f"{path}{STATEMENT_SUFFIX}",
+        "path": done.export.path.relative_to(lake.open_runtime().home).as_posix(),
+        "signed_statement": f"{done.export.path.name}{STATEMENT_SUFFIX}",
         "statement": dg.MetadataValue.json(statement.to_json()),
         "webhook": done.told,
     }

@@ -88,7 +88,7 @@ def test_each_export_is_written_signed_and_checked(
     )
     assert told["webhook"].startswith("not told: there is no Maestro project")
     path = tmp_path / "exports" / file
-    assert (told["path"], told["signed_statement"]) == (f"exports/{file}", f"exports/{file}.sigstore.json")
+    assert (told["path"], told["signed_statement"]) == (f"exports/{file}", f"{path.name}.sigstore.json")
     (check,) = result.get_asset_check_evaluations()
     assert (check.passed, check.blocking) == (True, True)
     bundle = Path(f"{path}.sigstore.json").read_bytes()
