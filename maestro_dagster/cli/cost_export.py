@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from maestro_dagster.project.export import SignedExport
 
 _FORMATS = ("csv", "parquet", "focus", "focus-csv")
+_NO_END = "9999-12"  # its end is in a year of five digits
 _SILENCE = 2.0  # seconds until progress is told, and between two tellings
 
 
@@ -73,6 +74,10 @@ def command(
     if shared and not (form.startswith("focus") and since and until):
         raise UsageError(
             "--shared needs a FOCUS format and a period", remedy="add --format focus, --since and --until"
+        )
+    if shared and until is not None and until >= _NO_END:
+        raise UsageError(
+            "no file can say when that month ends", place="--until", remedy="give an earlier day"
         )
     project = find_project()
     signer = None if no_sign else find_signer(project)

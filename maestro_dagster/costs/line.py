@@ -109,6 +109,6 @@ def corrupt_line(place: str) -> CostError:
     return CostError(
         "a line of the usage spool is damaged",
         place=place,
-        remedy="restore the file from a backup, or remove the line and say so in the run's record",
+        remedy="restore the file from a backup, or remove the line: the usage that it told of is lost then",
         code="spool-corrupt",
     )

@@ -72,8 +72,9 @@ def test_an_export_of_shared_costs_alone_names_its_period(spool: Spool, tmp_path
     told = json.loads(call(*arguments, *period, "--json").stdout)
     assert (told["rows"], told["events"], told["first_day"], told["last_day"]) == (1, 0, *period[1::2])
     assert "from 2026-03-01 to 2026-03-31" in call(*arguments, *period).stdout
-    late = call(*arguments, "--since", "9999-11-15", "--until", "9999-12-31", "--json").stdout
+    late = call(*arguments, "--since", "9999-10-15", "--until", "9999-11-30", "--json").stdout
     assert json.loads(late)["rows"] == 1
+    assert run_command(["cost", *arguments, "--since", "9999-11-15", "--until", "9999-12-31"]) == 2
 
 
 def test_a_budget_that_is_reached_is_said_to_be_without_a_forecast(spool: Spool) -> None:

@@ -119,3 +119,22 @@ def test_the_schedule_asks_for_every_day_that_waits(
         )
         data = schedule.evaluate_tick(context)
     assert [request.partition_key for request in data.run_requests] == ["2026-02-27", DAY]
+
+
+def test_a_day_without_usage_is_materialised_and_not_published(
+    repository: Path, resource: LakeOfTest, tmp_path: Path
+) -> None:
+    assets = [
+        load(repository, "assets/usage_daily.py").usage_daily,
+        load(repository, "assets/usage_cubes.py").usage_cubes,
+    ]
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = dg.materialize(assets, partition_key=DAY, resources={"lake": resource}, instance=instance)
+    daily, cubes = (
+        {name: value.value for name, value in event.materialization.metadata.items()}
+        for event in result.get_asset_materialization_events()
+    )
+    assert (daily["dagster/row_count"], daily["published"], daily["digest"]) == (0, False, "none")
+    assert (cubes["dagster/row_count"], cubes["events"]) == (0, 0)
+    assert all(check.passed for check in result.get_asset_check_evaluations() if check.blocking)
+    assert open_lake(tmp_path / "lake").usage.days() == ()

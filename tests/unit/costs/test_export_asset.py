@@ -111,3 +111,11 @@ def test_a_lake_that_says_another_sum_fails_the_check(repository: Path, tmp_path
     (check,) = result.get_asset_check_evaluations()
     assert not check.passed
     assert not result.success
+
+
+@pytest.mark.usefixtures("lake")
+def test_a_day_without_usage_is_an_empty_file(repository: Path, tmp_path: Path) -> None:
+    result = run(repository, tmp_path, "usage_export_csv", "2026-05-01")
+    assert result.success
+    (event,) = result.get_asset_materialization_events()
+    assert event.materialization.metadata["dagster/row_count"].value == 0
