@@ -50,7 +50,7 @@ def open_yard(plan: Plan) -> None:
 
 @dataclass(frozen=True)
 class Death:
-    """Kill -9 at the `step`-th acknowledgement or, of a compactor, step on disk; `delay` seconds after it."""
+    """Kill -9 at the `step`-th acknowledgement or, of a compactor, change on disk, `delay` seconds on."""
 
     step: int
     delay: float = 0.0
@@ -63,12 +63,13 @@ class Death:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     def watch(self, folder: Path) -> None:
-        """Comes before a step at which this process opens, renames or removes something in the folder."""
+        """Comes before this process writes, renames or removes a file there for the `step`-th time."""
         count = 0
 
-        def see(event: str, arguments: tuple[object, ...]) -> None:
+        def see(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal count
-            if event in ("open", "os.rename", "os.remove") and str(arguments[0]).startswith(str(folder)):
+            changes = event in ("os.rename", "os.remove") or (event == "open" and arguments[1] == "wb")
+            if changes and str(arguments[0]).startswith(str(folder)):
                 count += 1
                 self.come(count)
 
@@ -190,14 +191,12 @@ class Yard:
         self.settle(touched, kills=max(self.rng.choice([0, 0, 1, 2]), not index))
 
     def settle(self, days: tuple[str, ...], kills: int) -> None:
-        """Compacts the days; the compactor dies on the way so many times."""
+        """Compacts the days; the compactor dies on the way so many times, unless it is done before."""
         for _ in range(kills):
-            step = self.rng.randrange(1, 40)
-            # One that was done before its last step is told an earlier one; before the first it cannot be.
-            while not self._see_dead(
-                self.start(compact, self.plan, days, Death(step)), "compact", may_end=True
-            ):
-                step = (step + 1) // 2
+            # To publish a day takes some 20 changes; the first has three files to remove, if nothing else.
+            step = self.rng.randint(1, 24 if self.kills["compact"] else 3)
+            process = self.start(compact, self.plan, days, Death(step))
+            self._see_dead(process, "compact", may_end=True)
         process = self.start(compact, self.plan, days)
         process.join()
         if process.exitcode != 0:
