@@ -159,10 +159,9 @@ class LakeTable:
         order = self._order or _dimensions(table)
         if order and not _is_sorted(table, order):
             table = table.sort_by([(name, "ascending") for name in order])
+        layout = {"compression": "zstd", **self._layout}
         sink = pa.BufferOutputStream()
-        pq.write_table(
-            table, sink, compression="zstd", data_page_version="2.0", write_page_checksum=True, **self._layout
-        )
+        pq.write_table(table, sink, data_page_version="2.0", write_page_checksum=True, **layout)
         return bytes(sink.getvalue().to_pybytes())
 
     def verify_day(self, day: str) -> DayManifest:

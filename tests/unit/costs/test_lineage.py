@@ -10,18 +10,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from costs_support import DAY, make_event
 
 from maestro_dagster.costs.ancestry import Ancestry
 from maestro_dagster.costs.artifact import (
     ARTIFACT_INDEX,
+    ARTIFACT_LAYOUT,
     ARTIFACTS,
     compact_lineage,
     key_of,
     list_records,
     table_records,
 )
+from maestro_dagster.costs.folder import LocalFolder
 from maestro_dagster.costs.lake import Lake, open_lake
 from maestro_dagster.costs.lineage import (
     LineageInput,
@@ -36,6 +39,7 @@ from maestro_dagster.costs.lineage import (
 )
 from maestro_dagster.costs.report import cost_report
 from maestro_dagster.costs.spool import Spool
+from maestro_dagster.costs.table import LakeTable
 from maestro_dagster.errors import CostError
 from maestro_dagster.manifest.money import parse_usd
 
@@ -194,9 +198,7 @@ def test_a_full_disk_writes_nothing_and_says_so(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_run_is_published_when_it_has_ended_and_its_file_goes(tmp_path: Path, lake: Lake) -> None:
-    write_lineage(
-        tmp_path, "r1", [make_record(), make_record(step="late", day=NEXT_DAY)]
-    )
+    write_lineage(tmp_path, "r1", [make_record(), make_record(step="late", day=NEXT_DAY)])
     write_lineage(tmp_path, "open", [make_record("open")])
     report = compact_lineage(tmp_path, lake, DAY, lambda run_id: run_id != "open")
     assert (report.rows, report.added, report.sum_nano, report.unknown) == (1, 1, 5, 0)
@@ -263,6 +265,68 @@ def test_many_row_groups_are_read_only_where_needed(tmp_path: Path, lake: Lake) 
     assert by_run.keys() == {record.record_id for record in wanted}
     assert {ancestry.describe(record) for record in by_run.values()} == set(wanted)
     assert key_of(digest_of("a")) == int(digest_of("a")[7:23], 16)
+
+
+def test_a_flipped_bit_in_an_index_is_refused_also_by_what_it_does_not_hold(
+    tmp_path: Path, lake: Lake
+) -> None:
+    write_lineage(tmp_path, "r1", [make_record(step=step) for step in ("one", "two", "three")])
+    compact_lineage(tmp_path, lake, DAY, ever)
+    file = Path(str(lake.table(ARTIFACT_INDEX).file(DAY)))
+    key = sorted(key_of(digest_of(f"r1/{step}")) for step in ("one", "two", "three"))[1]  # no statistic
+    data = bytearray(file.read_bytes())
+    data[data.index(key.to_bytes(8, "little"))] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(CostError) as caught:
+        Ancestry(tmp_path, lake).find_prefix(f"sha256:{key + 2:016x}")
+    assert caught.value.error_code == "lake-damaged"
+
+
+def test_days_in_an_older_layout_are_found_as_well(tmp_path: Path, lake: Lake) -> None:
+    records = [make_record(f"run-{n:05d}", f"s{n % 7}") for n in range(3000)]
+    write_lineage(tmp_path, "all", records)
+    compact_lineage(tmp_path, lake, DAY, ever)
+    older: dict[str, dict[str, object]] = {
+        ARTIFACTS: {"row_group_size": 2048, "write_statistics": ["run_id"]},
+        ARTIFACT_INDEX: {"use_dictionary": False, "column_encoding": {"key": "DELTA_BINARY_PACKED"}},
+    }
+    source = ""
+    for name, layout in older.items():
+        held = lake.table(name).read_day(DAY)
+        assert held is not None
+        table = LakeTable(
+            LocalFolder(Path(lake.location) / name), name, order=held.column_names[:1], layout=layout
+        )
+        source = table.write_day(DAY, held, source=source).sha256
+    ancestry = Ancestry(tmp_path, lake)
+    for record in (records[0], records[2047], records[2999]):
+        assert ancestry.find_prefix(record.digest)[0].record_id == record.record_id
+        assert ancestry.find_runs({record.run_id: {DAY}}).keys() == {record.record_id}
+
+
+def test_every_column_of_lineage_has_its_encoding(tmp_path: Path, lake: Lake) -> None:
+    write_lineage(tmp_path, "r1", [make_record(missing=("llm a b",), inputs=(LineageInput("sha256:0"),))])
+    compact_lineage(tmp_path, lake, DAY, ever)
+    schema = pq.ParquetFile(str(lake.table(ARTIFACTS).file(DAY))).schema
+    columns = {schema.column(place).path for place in range(len(schema))}
+    assert columns == ARTIFACT_LAYOUT["compression"].keys()
+    assert columns > set(ARTIFACT_LAYOUT["use_dictionary"])
+
+
+def test_finding_lineage_in_the_lake_does_not_import_pandas(tmp_path: Path, lake: Lake) -> None:
+    write_lineage(tmp_path, "r1", [make_record()])
+    compact_lineage(tmp_path, lake, DAY, ever)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from maestro_dagster.costs.ancestry import Ancestry\n"
+        "from maestro_dagster.costs.explain import explain_artifact\n"
+        "from maestro_dagster.costs.lake import open_lake\n"
+        "explain_artifact(Ancestry(Path(sys.argv[1]), open_lake(Path(sys.argv[2]))), sys.argv[3])\n"
+        "assert not {'pandas', 'polars', 'duckdb'} & set(sys.modules)"
+    )
+    arguments = [str(tmp_path), lake.location, digest_of("r1/one")]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
 
 
 def test_the_modules_import_nothing_heavy() -> None:
