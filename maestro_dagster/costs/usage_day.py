@@ -7,9 +7,11 @@ has been compacted yet or not.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.costs.schema import COLUMNS
 from maestro_dagster.costs.table import DayManifest, LakeTable, in_period
@@ -101,6 +103,7 @@ def _stream_day(table: LakeTable, day: str, manifest: DayManifest | None) -> Ite
             source = folder.open(manifest.file)
             if hasattr(source, "close"):
                 stack.callback(source.close)
+            _check_bytes(source, manifest, place)
             file = pq.ParquetFile(source, page_checksum_verification=True)
             whole = set(COLUMNS) <= set(file.schema_arrow.names)
             for batch in file.iter_batches(_BATCH_ROWS):
@@ -119,6 +122,23 @@ def _stream_day(table: LakeTable, day: str, manifest: DayManifest | None) -> Ite
             remedy="restore the day's folder from a backup, or remove it and compact the day again",
             code="lake-damaged",
         ) from error
+
+
+def _check_bytes(source: Any, manifest: DayManifest, place: str) -> None:
+    """A statement names the digests of what it was made from, so these bytes must be those."""
+    if hasattr(source, "read"):
+        digest = hashlib.file_digest(source, "sha256")
+        source.seek(0)
+    else:
+        with Path(source).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+    if digest.hexdigest() != manifest.sha256:
+        raise CostError(
+            "a day's file is not the one that was published",
+            place=place,
+            remedy="restore the day's folder from a backup, or remove it and compact the day again",
+            code="lake-damaged",
+        )
 
 
 def _complete(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
