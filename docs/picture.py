@@ -37,7 +37,8 @@ def main() -> None:
         subprocess.run([str(BIN / "maestro"), "demo", "--dir", str(demo)], check=True, timeout=300)
     OUT.mkdir(exist_ok=True)
     with serve(shop) as base:
-        _release(shop, demo / "example-lib")
+        for _ in range(3):  # so that the plots are lines
+            _release(shop, demo / "example-lib")
         _take(chromium, base)
 
 
@@ -65,14 +66,14 @@ def open_page(chromium: str, base: str) -> Iterator[Page]:
 
 def _take(chromium: str, base: str) -> None:
     with open_page(chromium, base) as page:
-        for name, path, button in (
-            ("graph", "/locations/maestro/asset-groups/python_release/lineage", None),
-            ("evidence", "/assets/python-release/evidence?view=overview", None),
-            ("plots", "/assets/python-release/build?view=overview", "Plots"),
+        for name, path, buttons in (
+            ("graph", "/locations/maestro/asset-groups/python_release/lineage", ()),
+            ("evidence", "/assets/python-release/evidence?view=overview", ()),
+            ("plots", "/assets/python-release/build?view=overview", ("Plots", "Events")),
         ):
             page.goto(base + path, wait_until="networkidle")
-            if button:
-                page.get_by_text(button, exact=True).first.click()
+            for button in buttons:
+                page.get_by_text(button, exact=True).last.click()  # a tab before it may be named alike
             page.wait_for_timeout(3000)
             page.screenshot(path=str(OUT / f"{name}.png"))
             print(f"docs/pictures/{name}.png")  # noqa: T201 - this is the program's output
