@@ -52,8 +52,11 @@ def encode_event(event: UsageEvent) -> bytes:
     return b"{" + line[1:].encode("ascii") + b"}\n"
 
 
-def decode_line(line: bytes, place: str) -> UsageEvent | None:
-    """None for an empty line and for the torn half of one: no proper prefix of an object ends it."""
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """The object on a line of a spool; None for an empty line and for the torn half of one.
+
+    No proper prefix of an object ends it. Raises ValueError for a line that is damaged.
+    """
     if not line:
         return None
     try:
@@ -61,8 +64,21 @@ def decode_line(line: bytes, place: str) -> UsageEvent | None:
     except ValueError:
         if line.startswith(b"{") and not line.endswith(b"}"):
             return None
+        raise
+    if not isinstance(value, dict):
+        raise ValueError("no object")  # noqa: TRY004 - damage has one error, whatever it looks like
+    return value
+
+
+def decode_line(line: bytes, place: str) -> UsageEvent | None:
+    """None for an empty line and a torn one. Raises CostError (`spool-corrupt`)."""
+    try:
+        value = parse_line(line)
+    except ValueError:
         raise corrupt_line(place) from None
-    if not isinstance(value, dict) or not value.keys() >= _NEEDED:
+    if value is None:
+        return None
+    if not value.keys() >= _NEEDED:
         raise corrupt_line(place)
     known = {
         name: item

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from maestro_dagster.costs.interface import LineageFile, LineagePlace, UsageEvent
+from maestro_dagster.costs.line import parse_line
 from maestro_dagster.costs.spool import write_error
 from maestro_dagster.errors import CostError
 
@@ -181,15 +182,13 @@ def encode_record(record: LineageRecord) -> bytes:
 
 def decode_record(line: bytes, place: str) -> LineageRecord | None:
     """None for an empty line and a torn one. Raises CostError (`lineage-corrupt`)."""
-    if not line:
-        return None
     try:
-        value: Any = json.loads(line)
+        value = parse_line(line)
     except ValueError:
-        if line.startswith(b"{") and not line.endswith(b"}"):
-            return None
         raise _corrupt(place) from None
-    if not isinstance(value, Mapping) or not _fits(value):
+    if value is None:
+        return None
+    if not _fits(value):
         raise _corrupt(place)
     try:
         known = {name: item for name, item in value.items() if name in _TYPES}
