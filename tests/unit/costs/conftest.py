@@ -20,6 +20,7 @@ def _load(name: str, path: Path) -> None:
 
 _load("costs_support", Path(__file__).with_name("support.py"))
 _load("costs_trace", Path(__file__).with_name("trace.py"))
+_load("budget_support", Path(__file__).with_name("budget_support.py"))
 
 
 @pytest.fixture

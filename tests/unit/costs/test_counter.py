@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import multiprocessing
 import os
 import sqlite3
-import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
+import budget_support as support
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -26,20 +24,6 @@ from maestro_dagster.errors import CostError
 
 SOAK = os.environ.get("MAESTRO_SOAK") == "1"
 Open = Callable[[], Counter]
-
-
-def load_support() -> ModuleType:
-    name = "budget_support"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("budget_support.py"))
-        assert spec
-        assert spec.loader
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
-support = load_support()
 account, open_counter = support.account, support.open_counter
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -14,10 +13,10 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from budget_support import run_postgres
 from costs_support import DAY, make_event
 
 from maestro_dagster.cli.main import run_command
@@ -55,22 +54,11 @@ tasks:
 """
 
 
-def load_support() -> ModuleType:
-    name = "budget_support"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("budget_support.py"))
-        assert spec
-        assert spec.loader
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """(the URL of a real server, its folder)."""
     folder = tmp_path_factory.mktemp("pg")
-    with load_support().run_postgres(folder) as url:
+    with run_postgres(folder) as url:
         yield url, folder
 
 
