@@ -94,6 +94,18 @@ def make_lines(plan: Plan, day: str, *, late: bool) -> pl.DataFrame:
     return lines.sample(fraction=1, shuffle=True, seed=plan.seed + 2)
 
 
+def keep_lines(plan: Plan, day: str, *, late: bool) -> pl.DataFrame:
+    """As `make_lines`; whoever is started after a writer was killed maps what the first one made."""
+    import polars as pl
+
+    path = plan.root / "lines" / f"{bulk_name(day, late=late)}.arrow"
+    if not path.exists():
+        unsaid = path.with_suffix(f".{os.getpid()}")
+        make_lines(plan, day, late=late).write_ipc(unsaid)
+        unsaid.rename(path)
+    return pl.read_ipc(path)
+
+
 def encode_lines(frame: pl.DataFrame) -> bytes:
     """Lines of a spool: kind by kind, without the fields that have their usual value."""
     import polars as pl

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from costs_plan import Plan, bulk_name, encode_lines, last_said, make_lines, plan_live, said
+from costs_plan import Plan, bulk_name, encode_lines, keep_lines, last_said, plan_live, said
 
 
 def open_yard(plan: Plan) -> None:
@@ -39,6 +39,7 @@ def open_yard(plan: Plan) -> None:
     (plan.root / "resources").mkdir(parents=True)
     (plan.root / "ended").mkdir()
     (plan.root / "said").mkdir()
+    (plan.root / "lines").mkdir()
     (plan.root / "pyproject.toml").write_text("[tool.maestro]\n", encoding="utf-8")
     tenants = ", ".join(["live", *(f"tenant-{number:02d}" for number in range(TENANTS))])
     path = plan.root / "resources" / "expectations.yaml"
@@ -87,7 +88,7 @@ def write_bulk(
 ) -> None:
     from maestro_dagster.costs.spool import SpoolWriter
 
-    lines = make_lines(plan, day, late=late)
+    lines = keep_lines(plan, day, late=late)
     plan.spool.mkdir(parents=True, exist_ok=True)
     with SpoolWriter(target) as writer, said(plan, bulk_name(day, late=late)) as say:
         blocks = range(begin, -(-lines.height // plan.block))
@@ -220,6 +221,7 @@ class Yard:
             if process.exitcode != 0:
                 raise AssertionError(f"the writer of {name} ended with {process.exitcode}")
         (plan.root / "ended" / name).touch()
+        (plan.root / "lines" / f"{name}.arrow").unlink()
 
     def _choose_death(self, first: int, last: int) -> Death:
         return Death(
