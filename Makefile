@@ -24,7 +24,7 @@ $(VENV)/python:
 
 # Every package comes from a hash lock; pip's resolver is never asked, `pip check` is.
 $(VENV)/runtime: $(VENV)/python requirements.lock
-	@echo "installing the locked packages (about 200 MB to fetch, one to two minutes) ..."
+	@echo "installing the locked packages (about 320 MB to fetch, one to three minutes) ..."
 	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/pip check

@@ -1,6 +1,6 @@
 """Raw = cubes = FOCUS = CSV = Parquet = report, while writers and compactor are killed again and again.
 
-200,000 events over 4 days; `MAESTRO_SOAK=1` makes it 100 million over 90. `MAESTRO_SOAK_EVENTS` says another
+A million events over 4 days; `MAESTRO_SOAK=1` makes it 100 million over 90. `MAESTRO_SOAK_EVENTS` says another
 number: a million takes one to two minutes on two cores. `MAESTRO_SEED` repeats what a run tells as its seed:
 the same events and deaths, at the same steps; what goes on elsewhere at that moment is up to the machine.
 """
@@ -29,7 +29,7 @@ from maestro_dagster.costs.spool import Spool
 from maestro_dagster.manifest.money import format_nano, parse_usd
 
 SOAK = os.environ.get("MAESTRO_SOAK") == "1"
-EVENTS = int(os.environ.get("MAESTRO_SOAK_EVENTS", "100000000" if SOAK else "200000"))
+EVENTS = int(os.environ.get("MAESTRO_SOAK_EVENTS", "100000000" if SOAK else "1000000"))
 DAYS = 90 if SOAK else 4
 LATE_EVERY = 9 if SOAK else 1
 
@@ -66,7 +66,7 @@ def test_every_form_of_the_usage_adds_up_while_everybody_is_killed(tmp_path: Pat
 
 
 def show(line: str) -> None:
-    """A soak takes most of an hour: `pytest -s` tells how far it is."""
+    """A soak takes an hour or two: `pytest -s` tells how far it is."""
     sys.stderr.write(f"{line}\n")
 
 
