@@ -1,7 +1,7 @@
 """Raw = cubes = FOCUS = CSV = Parquet = report, while writers and compactor are killed again and again.
 
-A million events over 4 days; `MAESTRO_SOAK=1` makes it 100 million over 90. `MAESTRO_SOAK_EVENTS` says another
-number: a million takes one to two minutes on two cores. `MAESTRO_SEED` repeats what a run tells as its seed:
+A million events over 4 days take one to two minutes on two cores; `MAESTRO_SOAK=1` makes it 100 million over
+90 days, and `MAESTRO_SOAK_EVENTS` says another number. `MAESTRO_SEED` repeats what a run tells as its seed:
 the same events and deaths, at the same steps; what goes on elsewhere at that moment is up to the machine.
 """
 
