@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import tempfile
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,12 +33,9 @@ class LinuxCage:
     """Implements `Cage`. One object serves any number of commands at once."""
 
     def __init__(self, hidden: tuple[str, ...]) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="maestro-cage-"))
-        self._folder.chmod(0o700)
-        self._layout = Layout(root=str(self._folder / "root"), hidden=hidden)
+        self._hidden = hidden
         self._refusal: str | None = None
         self._asked = False
-        weakref.finalize(self, _remove, str(self._folder), os.getpid())
 
     def refusal(self) -> str | None:
         if not self._asked:
@@ -80,9 +76,14 @@ class LinuxCage:
                     open_proxy(command.egress, command.allow_private, unix=isolated)
                 )
             if isolated:
-                self._make_root()
+                # Of this command alone: a worker that was forked goes without saying goodbye.
+                outside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="maestro-cage-")))
+                (outside / "root").mkdir()
                 plan = make_plan(
-                    command, self._layout, switch_user=switch, socket=proxy.socket if proxy else None
+                    command,
+                    Layout(root=str(outside / "root"), hidden=self._hidden),
+                    switch_user=switch,
+                    socket=proxy.socket if proxy else None,
                 )
                 owner = FOREIGN_IDS + secrets.randbelow(1_000_000)
                 stack.enter_context(_lent(command.writable.values(), owner if switch else None))
@@ -100,15 +101,6 @@ class LinuxCage:
             network_out=proxy.bytes_out,
             refused_hosts=tuple(sorted(proxy.refused)),
         )
-
-    def _make_root(self) -> None:
-        """Cleaners of temporary folders take it away from long-lived workers."""
-        Path(self._layout.root).mkdir(parents=True, exist_ok=True)
-
-
-def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:  # a forked worker must not take the folder from its parent
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_real_root() -> bool:

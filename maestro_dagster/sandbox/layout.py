@@ -45,7 +45,7 @@ MADE_UP = (
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What does not change from command to command."""
+    """Of the machine and the project, not of the command."""
 
     root: str  # an empty folder outside, mounted over inside
     hidden: tuple[str, ...]  # never visible, even where a bound folder contains them
