@@ -13,13 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
-from maestro_dagster.events.interface import PushEvent
+from maestro_dagster.events.interface import RepositoryEvent
 from maestro_dagster.manifest.model import Flow, Trigger
 
 ChangedPaths = Sequence[str] | Callable[[], Sequence[str]]
 
 
-def flow_wants(flow: Flow, event: PushEvent, changed_paths: ChangedPaths) -> bool:
+def flow_wants(flow: Flow, event: RepositoryEvent, changed_paths: ChangedPaths) -> bool:
     """Whether one of the flow's triggers fits.
 
     Args:
@@ -41,7 +41,7 @@ def flow_wants(flow: Flow, event: PushEvent, changed_paths: ChangedPaths) -> boo
     return any(_fits(trigger, event, paths) for trigger in flow.on)
 
 
-def _fits(trigger: Trigger, event: PushEvent, paths: Callable[[], Sequence[str]]) -> bool:
+def _fits(trigger: Trigger, event: RepositoryEvent, paths: Callable[[], Sequence[str]]) -> bool:
     if trigger.event != _kind(event):
         return False
     if trigger.branches and not matches(event.branch, trigger.branches):
@@ -49,7 +49,7 @@ def _fits(trigger: Trigger, event: PushEvent, paths: Callable[[], Sequence[str]]
     return not trigger.paths or any(matches(path, trigger.paths) for path in paths())
 
 
-def _kind(event: PushEvent) -> str | None:
+def _kind(event: RepositoryEvent) -> str | None:
     if event.is_tag:
         return "tag"
     return "push" if event.ref.startswith("refs/heads/") else None

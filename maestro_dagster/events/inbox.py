@@ -1,22 +1,20 @@
-"""The durable list of pushes: drops in a folder, moved into a table, each known by its event id.
+"""The durable list of events: drops in a folder, moved into a table, each known by its event id.
 
     inbox/tmp/   being written by a hook
     inbox/new/   whole events, one JSON file each
     inbox/bad/   what could not be read or is no regular file, each with a `.reason` beside it
 
 A drop is deleted only after its row is committed; a crash between the two finds the row again by its
-event id. Rows are `pending` until a run was requested for them, or `ignored` (a deleted ref).
+event id. Webhooks come in by `accept`. Rows are `pending` until runs were requested for them, or it was
+noted that no flow wants the event.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import re
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,12 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from maestro_dagster.errors import EventError
-from maestro_dagster.events.interface import EVENT_ID, SHA, PushEvent
+from maestro_dagster.events.drop import read_drop
+from maestro_dagster.events.interface import RepositoryEvent, check_event, write_facts
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_NEVER_READABLE = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.EPERM})
 _BATCH = 1000
-_MAX_DROP = 64 * 1024
 _LONGEST_NAME = 200  # bytes, so that a number and `.reason` fit behind it
 _TORN_AFTER_SECONDS = 3600
 _SCHEMA = """
@@ -44,7 +40,9 @@ CREATE TABLE IF NOT EXISTS event (
     received_at REAL NOT NULL,
     source TEXT NOT NULL,
     state TEXT NOT NULL,
-    run_ids TEXT NOT NULL DEFAULT '[]'
+    run_ids TEXT NOT NULL DEFAULT '[]',
+    kind TEXT NOT NULL DEFAULT '',
+    facts TEXT NOT NULL DEFAULT '{}'
 );
 CREATE INDEX IF NOT EXISTS event_pending ON event (sequence) WHERE state = 'pending';
 CREATE TABLE IF NOT EXISTS seen_ref (
@@ -55,7 +53,8 @@ CREATE TABLE IF NOT EXISTS seen_ref (
     PRIMARY KEY (repository, ref)
 ) WITHOUT ROWID;
 """
-_COLUMNS = "event_id, repository, before, after, ref, received_at, source, name"
+_COLUMNS = "event_id, repository, before, after, ref, received_at, source, name, kind, facts"
+_LATER_COLUMNS = {"kind": "''", "facts": "'{}'"}  # those that a table of release 0.1 lacks, with defaults
 
 
 class Inbox:
@@ -81,33 +80,49 @@ class Inbox:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.executescript(_SCHEMA)
+            self._add_later_columns()
         except (OSError, sqlite3.Error) as error:
             raise self._broken(error) from error
         self._recover_torn()
 
-    def ingest(self) -> tuple[PushEvent, ...]:
+    def ingest(self) -> tuple[RepositoryEvent, ...]:
         """Move all drops into the table; the events that were new, in the order in which they came."""
         try:
             with os.scandir(self.folder / "new") as entries:
                 names = [entry.name for entry in entries]
             if not names:
                 return ()
-            found: list[PushEvent] = []
+            found: list[RepositoryEvent] = []
             for start in range(0, len(names), _BATCH):
                 found += self._ingest_batch(names[start : start + _BATCH])
         except (OSError, sqlite3.Error) as error:
             raise self._broken(error) from error
         return tuple(found)
 
-    def insert(self, connection: sqlite3.Connection, events: Iterable[PushEvent]) -> tuple[PushEvent, ...]:
+    def accept(self, events: Iterable[RepositoryEvent]) -> tuple[bool, ...]:
+        """Put events of a webhook into the table: durable when it returns. Which of them were new.
+
+        Raises EventError `event-malformed`, and then takes none of them.
+        """
+        checked = tuple(events)
+        for event in checked:
+            check_event(event)
+        if not checked:
+            return ()
+        with self.transaction() as connection:
+            return tuple(_insert(connection, event) for event in checked)
+
+    def insert(
+        self, connection: sqlite3.Connection, events: Iterable[RepositoryEvent]
+    ) -> tuple[RepositoryEvent, ...]:
         """Put events that came by another way into the table, within a transaction; those that were new."""
         return tuple(event for event in events if _insert(connection, event))
 
-    def pending(self, limit: int = 10_000) -> tuple[PushEvent, ...]:
+    def pending(self, limit: int = 10_000) -> tuple[RepositoryEvent, ...]:
         """Events without a request yet, oldest first."""
         return self._select("WHERE state = 'pending' ORDER BY sequence LIMIT ?", limit)
 
-    def recent(self, limit: int = 100) -> tuple[PushEvent, ...]:
+    def recent(self, limit: int = 100) -> tuple[RepositoryEvent, ...]:
         """The newest events of any state, newest first."""
         return self._select("ORDER BY sequence DESC LIMIT ?", limit)
 
@@ -150,8 +165,15 @@ class Inbox:
         with self._lock:
             self._connection.close()
 
-    def _ingest_batch(self, names: Sequence[str]) -> list[PushEvent]:
-        drops: list[tuple[float, int, Path, PushEvent]] = []
+    def _add_later_columns(self) -> None:
+        with self.transaction() as connection:
+            known = {row[1] for row in connection.execute("PRAGMA table_info(event)")}
+            for name, default in _LATER_COLUMNS.items():
+                if name not in known:
+                    connection.execute(f"ALTER TABLE event ADD COLUMN {name} TEXT NOT NULL DEFAULT {default}")
+
+    def _ingest_batch(self, names: Sequence[str]) -> list[RepositoryEvent]:
+        drops: list[tuple[float, int, Path, RepositoryEvent]] = []
         for name in names:
             path = self.folder / "new" / name
             try:
@@ -196,7 +218,7 @@ class Inbox:
                 if path.lstat().st_mtime < limit:
                     path.rename(self.folder / "new" / path.name)
 
-    def _select(self, clause: str, limit: int) -> tuple[PushEvent, ...]:
+    def _select(self, clause: str, limit: int) -> tuple[RepositoryEvent, ...]:
         try:
             with self._lock:
                 rows = self._connection.execute(
@@ -205,7 +227,7 @@ class Inbox:
                 ).fetchall()
         except sqlite3.Error as error:
             raise self._broken(error) from error
-        return tuple(PushEvent(*row) for row in rows)
+        return tuple(_read_row(row) for row in rows)
 
     def _broken(self, error: Exception) -> EventError:
         return EventError(
@@ -216,60 +238,15 @@ class Inbox:
         )
 
 
-def read_drop(path: Path) -> tuple[PushEvent, int]:
-    """One drop and its place within its push; it was received when the file was last written.
-
-    Raises EventError `drop-malformed` for what will never be one, OSError for what may be later.
-    """
-    data, received_at = _read_regular(path)
-    try:
-        found = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _malformed(f"it is no JSON: {error}", path) from error
-    keys = ("event_id", "repository", "before", "after", "ref")
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), str) for key in keys):
-        raise _malformed(f"it lacks one of {', '.join(keys)}", path)
-    if not EVENT_ID.fullmatch(found["event_id"]):
-        raise _malformed("its event_id is none", path)
-    if not all(SHA.fullmatch(found[key]) for key in ("before", "after")):
-        raise _malformed("before and after are no object names", path)
-    if not found["ref"].startswith("refs/") or _CONTROL.search(found["ref"]):
-        raise _malformed("its ref is none", path)
-    if any(_CONTROL.search(_text(found.get(key))) for key in ("repository", "name")):
-        raise _malformed("its repository or name has characters that no path and no text holds", path)
-    order = found.get("order", 0)
-    event = PushEvent(
-        **{key: found[key] for key in keys},
-        received_at=received_at,
-        name=_text(found.get("name")),
-    )
-    return event, order if isinstance(order, int) else 0
+def _read_row(row: Sequence[Any]) -> RepositoryEvent:
+    *plain, facts = row
+    return RepositoryEvent(*plain, json.loads(facts))
 
 
-def _read_regular(path: Path) -> tuple[bytes, float]:
-    """Content and time of a regular file. Never follows a link, and never waits for a pipe's other end."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in _NEVER_READABLE:
-            raise
-        raise _malformed(f"it cannot be opened as a file: {error.strerror}", path) from error
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise _malformed("it is no regular file", path)
-        if status.st_size > _MAX_DROP:
-            raise _malformed(f"it is larger than {_MAX_DROP} bytes", path)
-        data = os.read(handle, _MAX_DROP + 1)
-    finally:
-        os.close(handle)
-    return data, status.st_mtime
-
-
-def _insert(connection: sqlite3.Connection, event: PushEvent) -> bool:
+def _insert(connection: sqlite3.Connection, event: RepositoryEvent) -> bool:
     row = connection.execute(
         f"INSERT OR IGNORE INTO event ({_COLUMNS}, state)"  # noqa: S608 - constants of this file
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending')",
         (
             event.event_id,
             event.repository,
@@ -279,20 +256,8 @@ def _insert(connection: sqlite3.Connection, event: PushEvent) -> bool:
             event.received_at,
             event.source,
             event.name,
-            "ignored" if event.deleted else "pending",
+            event.kind,
+            write_facts(event.facts),
         ),
     )
     return row.rowcount > 0
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _malformed(fact: str, path: Path) -> EventError:
-    return EventError(
-        f"the drop is malformed: {fact}",
-        place=str(path),
-        remedy="push again, or start a run by hand; `maestro hook install` renews the hook",
-        code="drop-malformed",
-    )

@@ -18,7 +18,7 @@ from maestro_dagster.errors import EventError
 from maestro_dagster.events.git import run_git, run_git_remote
 from maestro_dagster.events.hook import is_hooked
 from maestro_dagster.events.inbox import Inbox
-from maestro_dagster.events.interface import PushEvent
+from maestro_dagster.events.interface import RepositoryEvent
 
 _FIRST_SIGHT = "."  # no ref is called so: the row says that the repository was seen
 
@@ -27,7 +27,7 @@ _FIRST_SIGHT = "."  # no ref is called so: the row says that the repository was 
 class Poll:
     """What one pass found. A repository that could not be read is a problem, not the end of the pass."""
 
-    events: tuple[PushEvent, ...]
+    events: tuple[RepositoryEvent, ...]
     problems: tuple[EventError, ...]
 
 
@@ -42,7 +42,7 @@ def poll_repositories(
         now: seconds since the epoch.
 
     """
-    events: list[PushEvent] = []
+    events: list[RepositoryEvent] = []
     problems: list[EventError] = []
     named = repositories.items() if isinstance(repositories, Mapping) else [("", one) for one in repositories]
     for name, repository in named:
@@ -72,13 +72,15 @@ def read_refs(repository: str) -> dict[str, str]:
     return {ref: sha for sha, ref in pairs if "\N{REPLACEMENT CHARACTER}" not in ref}
 
 
-def _record(inbox: Inbox, repository: str, name: str, refs: dict[str, str], now: float) -> list[PushEvent]:
+def _record(
+    inbox: Inbox, repository: str, name: str, refs: dict[str, str], now: float
+) -> list[RepositoryEvent]:
     place = repository if is_remote(repository) else str(Path(repository).resolve())
     with inbox.transaction() as connection:
         rows = connection.execute("SELECT ref, sha, moves FROM seen_ref WHERE repository = ?", (place,))
         seen = {ref: (sha, moves) for ref, sha, moves in rows}
         first = _FIRST_SIGHT not in seen
-        moved: list[PushEvent] = []
+        moved: list[RepositoryEvent] = []
         for ref in sorted({*refs, *seen} - {_FIRST_SIGHT}):
             before, moves = seen.get(ref, ("", 0))
             after = refs.get(ref, "0" * len(before))
@@ -106,10 +108,10 @@ def _is_known(connection: sqlite3.Connection, place: str, ref: str, after: str) 
     return row is not None and row[0] == after
 
 
-def _event(repository: str, ref: str, before: str, after: str, moves: int, now: float) -> PushEvent:
+def _event(repository: str, ref: str, before: str, after: str, moves: int, now: float) -> RepositoryEvent:
     # `moves` counts the moves of the ref, so that going back and forth makes different events.
     told = "\0".join((repository, ref, before, after, str(moves)))
-    return PushEvent(
+    return RepositoryEvent(
         event_id=f"poll-{hashlib.sha256(told.encode()).hexdigest()[:32]}",
         repository=repository,
         before=before,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from maestro_dagster.errors import EventError
 from maestro_dagster.events.git import run_git
-from maestro_dagster.events.interface import PushEvent
+from maestro_dagster.events.interface import RepositoryEvent
 
 _MAX_MESSAGE = 4096
 _FORMAT = "%H%x00%an <%ae>%x00%cI%x00%B"
 
 
-def read_git_facts(event: PushEvent) -> dict[str, str]:
+def read_git_facts(event: RepositoryEvent) -> dict[str, str]:
     """The `git` of a RunRequest: sha, ref, branch, repository, before, event_id, author, message, time.
 
     `sha` is the commit, also for an annotated tag. Raises EventError `commit-missing` when the
@@ -46,7 +46,7 @@ def read_git_facts(event: PushEvent) -> dict[str, str]:
     }
 
 
-def read_changed_paths(event: PushEvent, default_branch: str = "main") -> tuple[str, ...]:
+def read_changed_paths(event: RepositoryEvent, default_branch: str = "main") -> tuple[str, ...]:
     """The files that a push changed, both names of a renamed one.
 
     For a new ref, or when the commit before is gone (a forced push, cleaned up): what differs from
@@ -78,7 +78,7 @@ def _exists(repository: str, sha: str) -> bool:
     return True
 
 
-def _find_base(event: PushEvent, default_branch: str) -> str | None:
+def _find_base(event: RepositoryEvent, default_branch: str) -> str | None:
     if event.ref == f"refs/heads/{default_branch}":
         return None
     try:

@@ -11,7 +11,7 @@ from maestro_dagster.engine.interface import RunRequest
 from maestro_dagster.errors import EventError, MaestroError
 from maestro_dagster.events.filter import flow_wants
 from maestro_dagster.events.inbox import Inbox
-from maestro_dagster.events.interface import PushEvent, run_id_for
+from maestro_dagster.events.interface import RepositoryEvent, run_id_for
 from maestro_dagster.events.source import read_changed_paths, read_git_facts
 from maestro_dagster.manifest.model import Flow
 
@@ -91,8 +91,8 @@ class Intake:
             count += self._take_batch(events[start : start + _BATCH], flows)
         return count
 
-    def _take_batch(self, events: Sequence[PushEvent], flows: Sequence[Flow]) -> int:
-        wanted: list[tuple[PushEvent, list[RunRequest]]] = []
+    def _take_batch(self, events: Sequence[RepositoryEvent], flows: Sequence[Flow]) -> int:
+        wanted: list[tuple[RepositoryEvent, list[RunRequest]]] = []
         for event in events:
             try:
                 wanted.append((event, self._requests(event, flows)))
@@ -107,7 +107,7 @@ class Intake:
         )
         return len(requests)
 
-    def _requests(self, event: PushEvent, flows: Sequence[Flow]) -> list[RunRequest]:
+    def _requests(self, event: RepositoryEvent, flows: Sequence[Flow]) -> list[RunRequest]:
         wanting = [flow for flow in flows if self._wants(flow, event)]
         if not wanting:
             return []
@@ -125,10 +125,10 @@ class Intake:
             for flow in wanting
         ]
 
-    def _wants(self, flow: Flow, event: PushEvent) -> bool:
+    def _wants(self, flow: Flow, event: RepositoryEvent) -> bool:
         return flow_wants(flow, event, lambda: self._changed(event))
 
-    def _changed(self, event: PushEvent) -> Sequence[str]:
+    def _changed(self, event: RepositoryEvent) -> Sequence[str]:
         try:
             return read_changed_paths(event, self.default_branch)
         except EventError as error:
@@ -137,7 +137,7 @@ class Intake:
             self.say(f"the files of the push {event.event_id} cannot be read: {error}")
             return ()
 
-    def _facts(self, event: PushEvent) -> dict[str, str]:
+    def _facts(self, event: RepositoryEvent) -> dict[str, str]:
         """A push whose commit is gone still gets its run, which fails with a receipt: nothing is lost."""
         try:
             return read_git_facts(event)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from maestro_dagster.events.filter import flow_wants, matches
-from maestro_dagster.events.interface import PushEvent
+from maestro_dagster.events.interface import RepositoryEvent
 from maestro_dagster.manifest.model import Flow
 
 
@@ -22,8 +22,8 @@ def flow(*triggers: dict[str, Any]) -> Flow:
     )
 
 
-def event(ref: str = "refs/heads/main", after: str = "b" * 40) -> PushEvent:
-    return PushEvent("event-id", "/r", "a" * 40, after, ref, 1.0)
+def event(ref: str = "refs/heads/main", after: str = "b" * 40) -> RepositoryEvent:
+    return RepositoryEvent("event-id", "/r", "a" * 40, after, ref, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -47,13 +47,13 @@ def test_three_quick_pushes_are_three_events(git: Git, inbox: Inbox) -> None:
     assert [event.before for event in events] == ["0" * 40, *shas[:-1]]
 
 
-def test_a_deleted_ref_is_ignored(git: Git, inbox: Inbox) -> None:
+def test_a_deleted_ref_is_an_event_of_its_own(git: Git, inbox: Inbox) -> None:
     install_hook(git.bare, inbox.folder)
     git.commit()
     git.push("HEAD:refs/heads/gone")
     git.push(":refs/heads/gone")
     assert [event.deleted for event in inbox.ingest()] == [False, True]
-    assert [event.deleted for event in inbox.pending()] == [False]
+    assert [event.kind for event in inbox.pending()] == ["push", "delete"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import pytest
 
 from maestro_dagster.errors import EventError
 from maestro_dagster.events.inbox import Inbox
-from maestro_dagster.events.interface import PushEvent, run_id_for
+from maestro_dagster.events.interface import MAX_FACTS, RepositoryEvent, run_id_for
 
 Drop = Callable[..., Path]
 
@@ -292,7 +292,7 @@ def test_a_folder_that_vanishes_is_a_coded_error(inbox: Inbox) -> None:
 
 
 def test_a_failed_transaction_leaves_nothing(inbox: Inbox) -> None:
-    event = PushEvent("e" * 12, "/r", "a" * 40, "b" * 40, "refs/heads/main", 1.0)
+    event = RepositoryEvent("e" * 12, "/r", "a" * 40, "b" * 40, "refs/heads/main", 1.0)
 
     def fail() -> None:
         with inbox.transaction() as connection:
@@ -305,6 +305,76 @@ def test_a_failed_transaction_leaves_nothing(inbox: Inbox) -> None:
     with inbox.transaction() as connection:
         assert inbox.insert(connection, [event]) == (event,)
         assert inbox.insert(connection, [event]) == ()
+
+
+def make_event(number: int, **fields: Any) -> RepositoryEvent:
+    known = {
+        "event_id": f"webhook-{number:08d}",
+        "repository": "https://forge.example/acme/shop.git",
+        "before": "a" * 40,
+        "after": "b" * 40,
+        "ref": "refs/heads/main",
+        "received_at": float(number),
+        "source": "webhook",
+        "name": "shop",
+    }
+    return RepositoryEvent(**{**known, **fields})
+
+
+def test_webhooks_are_accepted_once_with_what_they_told(inbox: Inbox) -> None:
+    first = make_event(1, kind="pr", facts={"number": 7, "labels": ["ä", "b"], "changed_paths": None})
+    second = make_event(2, ref="refs/tags/v1")
+    assert inbox.accept([first, second, first]) == (True, True, False)
+    assert inbox.accept([second, make_event(3)]) == (False, True)
+    assert inbox.accept([]) == ()
+    again = Inbox(inbox.folder, inbox.database)
+    assert again.pending() == (first, second, make_event(3))
+    assert [event.kind for event in again.pending()] == ["pr", "tag", "push"]
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"event_id": "x"},
+        {"kind": "dance"},
+        {"after": "main"},
+        {"ref": "refs/heads/a\0b"},
+        {"ref": "main"},
+        {"repository": ""},
+        {"name": "a\nb"},
+        {"facts": {"title": object()}},
+        {"facts": {"title": "\ud800"}},
+        {"facts": {"number": float("nan")}},
+        {"facts": {"title": "x" * MAX_FACTS}},
+    ],
+)
+def test_one_malformed_event_and_none_is_taken(inbox: Inbox, fields: dict[str, Any]) -> None:
+    with pytest.raises(EventError) as caught:
+        inbox.accept([make_event(1), make_event(2, **fields)])
+    assert caught.value.error_code == "event-malformed"
+    assert inbox.pending() == ()
+
+
+def test_an_inbox_of_an_earlier_release_is_read_on(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "inbox.sqlite") as old:
+        old.execute(
+            "CREATE TABLE event (sequence INTEGER PRIMARY KEY, event_id TEXT NOT NULL UNIQUE,"
+            " repository TEXT NOT NULL, name TEXT NOT NULL, before TEXT NOT NULL, after TEXT NOT NULL,"
+            " ref TEXT NOT NULL, received_at REAL NOT NULL, source TEXT NOT NULL, state TEXT NOT NULL,"
+            " run_ids TEXT NOT NULL DEFAULT '[]')"
+        )
+        old.execute(
+            "INSERT INTO event VALUES (1, 'event-01', '/r', 'r', ?, ?, 'refs/tags/v1', 1.0, 'hook',"
+            " 'pending', '[]')",
+            ("a" * 40, "b" * 40),
+        )
+    old.close()
+    for _ in range(2):
+        inbox = Inbox(tmp_path / "inbox", tmp_path / "inbox.sqlite")
+        (event,) = inbox.pending()
+        assert (event.kind, event.facts) == ("tag", {})
+        inbox.close()
 
 
 def test_run_ids_are_fixed_and_fit_into_paths() -> None:

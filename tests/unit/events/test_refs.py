@@ -51,7 +51,7 @@ def test_new_and_deleted_refs(git: Git, inbox: Inbox) -> None:
     assert poll(inbox, git) == [("new", zero, sha), ("v1", zero, sha)]
     git.push(":refs/heads/new")
     assert poll(inbox, git) == [("new", sha, zero)]
-    assert [event.branch for event in inbox.pending()] == ["new", "v1"]  # none for the deletion
+    assert [event.kind for event in inbox.pending()] == ["push", "tag", "delete"]
     assert poll(inbox, git) == []
     git.push("HEAD:refs/heads/new")
     assert poll(inbox, git) == [("new", zero, sha)]

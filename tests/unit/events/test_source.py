@@ -12,15 +12,15 @@ import pytest
 from maestro_dagster.errors import EventError
 from maestro_dagster.events.hook import install_hook
 from maestro_dagster.events.inbox import Inbox
-from maestro_dagster.events.interface import PushEvent
+from maestro_dagster.events.interface import RepositoryEvent
 from maestro_dagster.events.source import read_changed_paths, read_git_facts
 
 Git = Any  # of conftest.py
 ZERO = "0" * 40
 
 
-def event(git: Git, after: str, before: str = ZERO, ref: str = "refs/heads/main") -> PushEvent:
-    return PushEvent("event-id", str(git.bare), before, after, ref, 1.0)
+def event(git: Git, after: str, before: str = ZERO, ref: str = "refs/heads/main") -> RepositoryEvent:
+    return RepositoryEvent("event-id", str(git.bare), before, after, ref, 1.0)
 
 
 def test_the_facts_of_a_commit(git: Git) -> None:

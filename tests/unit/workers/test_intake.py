@@ -10,7 +10,7 @@ import pytest
 from maestro_dagster.engine.interface import RunRequest
 from maestro_dagster.errors import ManifestError
 from maestro_dagster.events.inbox import Inbox
-from maestro_dagster.events.interface import PushEvent, run_id_for
+from maestro_dagster.events.interface import RepositoryEvent, run_id_for
 from maestro_dagster.manifest.model import Flow
 from maestro_dagster.workers.intake import FlowFolder, Intake
 
@@ -69,13 +69,15 @@ class Desk:
             raise RuntimeError("the power went out")
         self.asked += requests
 
-    def record(self, event: PushEvent) -> None:
+    def record(self, event: RepositoryEvent) -> None:
         with self.inbox.transaction() as connection:
             self.inbox.insert(connection, [event])
 
-    def push(self, repository: Path, ref: str = "refs/heads/main", event_id: str = "event-0001") -> PushEvent:
+    def push(
+        self, repository: Path, ref: str = "refs/heads/main", event_id: str = "event-0001"
+    ) -> RepositoryEvent:
         head = subprocess.check_output(["git", "-C", str(repository), "rev-parse", "HEAD"], text=True).strip()
-        event = PushEvent(event_id, str(repository), ZERO, head, ref, 1.0, "hook", "lib")
+        event = RepositoryEvent(event_id, str(repository), ZERO, head, ref, 1.0, "hook", "lib")
         self.record(event)
         return event
 
@@ -127,7 +129,7 @@ def test_a_vanished_repository_keeps_its_push_and_holds_up_no_other(tmp_path: Pa
 
 def test_a_push_whose_commit_is_gone_still_becomes_a_run(tmp_path: Path, repository: Path) -> None:
     desk = Desk(tmp_path, [make_flow("one", [{"event": "push"}])])
-    desk.record(PushEvent("event-0004", str(repository), ZERO, "1" * 40, "refs/heads/main", 1.0))
+    desk.record(RepositoryEvent("event-0004", str(repository), ZERO, "1" * 40, "refs/heads/main", 1.0))
     assert desk.intake.take() == 1
     assert desk.asked[0].git["sha"] == "1" * 40
     assert any("commit-missing" in line or "does not have" in line for line in desk.said)
