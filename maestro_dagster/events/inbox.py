@@ -239,8 +239,8 @@ class Inbox:
 
 
 def _read_row(row: Sequence[Any]) -> RepositoryEvent:
-    *plain, facts = row
-    return RepositoryEvent(*plain, json.loads(facts))
+    named = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    return RepositoryEvent(**{**named, "facts": json.loads(named["facts"])})
 
 
 def _insert(connection: sqlite3.Connection, event: RepositoryEvent) -> bool:
