@@ -7,68 +7,15 @@ Not part of the proof, so nobody waits for the disk here. Secrets never reach th
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-_SHORTEST = 4  # characters: hiding shorter ones would blacken ordinary words and help guessing
-HIDDEN = "***"
-
-
-class Redactor:
-    """Replaces secrets, also in the spellings that tools print. One for a process; safe between threads.
-
-    It only ever learns: what one step read may come back in the words of another.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._known: set[str] = set()
-        self._runs: set[str] = set()
-        self._values: tuple[str, ...] = ()  # longest first: one secret may lie within another
-
-    def add(self, secret: str) -> None:
-        found: set[str] = set()
-        for value in (secret, secret.strip(), *secret.splitlines()):
-            if len(value) >= _SHORTEST:
-                encoded = base64.b64encode(value.encode(errors="surrogateescape")).decode().rstrip("=")
-                quoted = quote(value, safe="", errors="surrogateescape")
-                found |= {value, quoted, encoded, json.dumps(value)[1:-1]}
-        with self._lock:
-            if not found <= self._known:
-                self._known |= found
-                self._values = tuple(sorted(self._known, key=len, reverse=True))
-
-    def mark(self, run_id: str) -> None:
-        """All secrets of this run are known by now."""
-        with self._lock:
-            self._runs.add(run_id)
-
-    def knows(self, run_id: str) -> bool:
-        return run_id in self._runs
-
-    def hide(self, text: str) -> str:
-        for value in self._values:
-            text = text.replace(value, HIDDEN)
-        return text
-
-    def hide_in(self, value: Any) -> Any:
-        """The same JSON value without secrets in its strings and keys."""
-        if not self._values:
-            return value
-        if isinstance(value, str):
-            return self.hide(value)
-        if isinstance(value, Mapping):
-            return {self.hide(str(key)): self.hide_in(each) for key, each in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.hide_in(each) for each in value]
-        return value
+from maestro_dagster.telemetry.redaction import Redactor
 
 
 class RunLog:
@@ -93,7 +40,7 @@ class RunLog:
 
     def write(self, message: str, *, step: str = "", iteration: int = -1, attempt: int = 0) -> None:
         """Never raises: a full disk must not fail a step because of what it said."""
-        message = self._redactor.hide(message)  # before it is cut: half a secret is not recognised
+        message = self._redactor.hide_all(message)  # before it is cut: half a secret is not recognised
         if len(message) > self._line_limit:
             message = message[: self._line_limit] + " [cut]"
         with self._lock:

@@ -11,13 +11,13 @@ from maestro_dagster.artifacts.interface import ArtifactStore
 from maestro_dagster.costs.budget import BudgetTree
 from maestro_dagster.costs.interface import UsageSpool
 from maestro_dagster.costs.rate import RateCard
-from maestro_dagster.engine.log import Redactor
 from maestro_dagster.errors import KeyMissingError
 from maestro_dagster.evidence.interface import Signer
 from maestro_dagster.llm.interface import ModelHub
 from maestro_dagster.policy.interface import PolicyEngine
 from maestro_dagster.sandbox.interface import Cage
 from maestro_dagster.steps.interface import Network, ProjectView, StepKind
+from maestro_dagster.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
     from maestro_dagster.engine.journal import Journal

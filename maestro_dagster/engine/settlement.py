@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from maestro_dagster.artifacts.interface import TREE_MEDIA_TYPE, Artifact
 from maestro_dagster.engine.attempt import Trial
-from maestro_dagster.engine.log import Redactor
 from maestro_dagster.engine.row import RunRow, StepRow
 from maestro_dagster.engine.scope import Prepared, digest_raw
 from maestro_dagster.errors import MaestroError
@@ -17,6 +16,7 @@ from maestro_dagster.evidence.claim import claim_bytes
 from maestro_dagster.evidence.interface import BuiltArtifact, Claim, OutputRef
 from maestro_dagster.manifest.model import Task
 from maestro_dagster.manifest.money import format_nano
+from maestro_dagster.telemetry.redaction import Redactor
 
 NO_PREPARATION = Prepared({}, {}, (), "", "")
 

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from maestro_dagster.costs.interface import UsageSpool
     from maestro_dagster.engine.engine import Engine
     from maestro_dagster.engine.journal import Journal
-    from maestro_dagster.engine.log import Redactor
     from maestro_dagster.engine.services import Services
     from maestro_dagster.errors import KeyMissingError
     from maestro_dagster.evidence.interface import Signer
     from maestro_dagster.llm.interface import ModelHub
     from maestro_dagster.policy.interface import PolicyEngine
     from maestro_dagster.steps.interface import ProjectView
+    from maestro_dagster.telemetry.redaction import Redactor
 
     Find = Callable[[str], str | None]
 
@@ -42,7 +42,6 @@ def open_services(project: Project) -> Services:
     """
     from maestro_dagster.artifacts.store import open_store
     from maestro_dagster.costs.rate import RateCard
-    from maestro_dagster.engine.log import Redactor
     from maestro_dagster.engine.services import Services
     from maestro_dagster.policy.document import build_document
     from maestro_dagster.project.pin import ProjectPins
@@ -51,6 +50,7 @@ def open_services(project: Project) -> Services:
     from maestro_dagster.sandbox.cage import open_cage
     from maestro_dagster.steps.catalogue import load_catalogue
     from maestro_dagster.steps.interface import Network
+    from maestro_dagster.telemetry.redaction import Redactor
 
     settings = project.settings
     signer, key_error = _find_signer(project)
@@ -170,9 +170,9 @@ def _find_signer(project: Project) -> tuple[Signer | None, KeyMissingError | Non
 
 def open_models(project: Project, secrets: Find | None = None, redactor: Redactor | None = None) -> ModelHub:
     """The models of a project. A provider's key is a secret like any other: the redactor learns it."""
-    from maestro_dagster.engine.log import Redactor
     from maestro_dagster.llm.hub import open_hub
     from maestro_dagster.project.secret import secret_source
+    from maestro_dagster.telemetry.redaction import Redactor
 
     find = secrets or secret_source(project.home)
     return open_hub(

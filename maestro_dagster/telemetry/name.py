@@ -1,4 +1,4 @@
-"""Every name that telemetry uses: of spans, their attributes, and metrics. Dashboards and alerts rely on them.
+"""Every name that telemetry uses: spans, their attributes, metrics. Dashboards and alerts rely on them.
 
 `cicd.*`, `vcs.*`, `gen_ai.*`, `http.*` and `error.type` are those of OpenTelemetry's semantic conventions
 (https://opentelemetry.io/docs/specs/semconv/); they stand here as texts because the constants of its

@@ -14,8 +14,9 @@ import pytest
 
 from maestro_dagster.engine.attempt import remove_folder
 from maestro_dagster.engine.engine import Engine
-from maestro_dagster.engine.log import Redactor, RunLog, log_path, read_log
+from maestro_dagster.engine.log import RunLog, log_path, read_log
 from maestro_dagster.engine.meter import AttemptMeter, measure
+from maestro_dagster.telemetry.redaction import Redactor
 
 
 async def test_the_meter_counts_this_step_only(support: ModuleType) -> None:

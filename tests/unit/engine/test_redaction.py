@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from maestro_dagster.engine.engine import Engine
-from maestro_dagster.engine.log import HIDDEN, Redactor, RunLog, log_path
+from maestro_dagster.engine.log import RunLog, log_path
 from maestro_dagster.steps.catalogue import Catalogue
 from maestro_dagster.steps.interface import Effects, StepConfig, StepKind, StepResult
+from maestro_dagster.telemetry.redaction import HIDDEN, Redactor
 
 VALUE = "s3cr3t-value"
 PASS = "pkg:test/pass@1.0.0"
