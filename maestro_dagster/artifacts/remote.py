@@ -1,102 +1,155 @@
 """Artifacts behind an fsspec URL (`memory://name`, `s3://bucket/prefix`): same names, same checks.
 
-An object store shows an object whole or not at all, so there is no temporary name; what was written is
-read back once, because not every back end checks a transfer.
+An object is created on condition that it does not exist, so two writers never tear one; large ones travel
+in parts, without ever being held whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from maestro_dagster.artifacts.digest import digest_content, parse_digest
-from maestro_dagster.artifacts.failure import corrupt, missing, unreadable
+from maestro_dagster.artifacts.digest import CHUNK, digest_content, parse_digest
+from maestro_dagster.artifacts.failure import corrupt, missing, plain_errors, unreadable
 from maestro_dagster.artifacts.interface import Artifact, TreeEntry
 from maestro_dagster.artifacts.tree import export_tree, parse_tree, put_tree, write_verified
 from maestro_dagster.errors import StoreError
+from maestro_dagster.objects.bucket import Bucket
+
+T = TypeVar("T")
+
+_AT_ONCE = 8  # requests under way
+_SMALL = 1024 * 1024  # bytes; a file of this size is read at once
+_TRIES = 3  # another writer's damaged or vanished object is not met again and again
 
 
 class RemoteStore:
-    """An ArtifactStore on any file system that fsspec knows."""
+    """An ArtifactStore on any file system that fsspec knows. Safe for several processes and threads."""
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
         self.url = url
-        try:
-            self._files, self._root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError, OSError) as error:
-            raise StoreError(
-                f"the artifact store cannot be opened: {error}",
-                place=url,
-                remedy="check the setting `artifact_store`; some URLs need a package such as `s3fs`",
-                code="store-unavailable",
-            ) from error
+        self._bucket = Bucket(url)
 
     def put_bytes(self, data: bytes, media_type: str) -> Artifact:
         artifact = Artifact(digest_content(data), media_type, len(data))
-        if self._holds(artifact.digest):
-            return artifact
-        try:
-            path = self._path(artifact.digest)
-            self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            self._files.pipe_file(path, data)
-        except Exception as error:  # each back end raises errors of its own
-            raise StoreError(
-                f"an artifact cannot be written: {error}",
-                place=self.url,
-                remedy="check the address and the credentials of the artifact store",
-                code="artifact-write",
-            ) from error
-        self.read(artifact.digest)
+        self._put(artifact, lambda name: self._bucket.create(name, data))
         return artifact
 
     def put_many(self, contents: Sequence[tuple[bytes, str]]) -> list[Artifact]:
-        return [self.put_bytes(data, media_type) for data, media_type in contents]
+        """Several at once: an object store answers each after a while, and all of them in that while."""
+        if len(contents) < 2:  # noqa: PLR2004 - one needs no company
+            return [self.put_bytes(data, media_type) for data, media_type in contents]
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="maestro-artifacts") as pool:
+            return list(pool.map(lambda each: self.put_bytes(*each), contents))
 
     def put_file(self, path: Path, media_type: str) -> Artifact:
-        return self.put_bytes(path.read_bytes(), media_type)
+        """Reads the file twice, in pieces. Raises StoreError (`object-changed`) if it changes meanwhile."""
+        with plain_errors(path):
+            if path.stat().st_size <= _SMALL:
+                return self.put_bytes(path.read_bytes(), media_type)
+            found, size = sha256(), 0
+            for piece in _pieces(path):
+                found.update(piece)
+                size += len(piece)
+        artifact = Artifact("sha256:" + found.hexdigest(), media_type, size)
+        self._put(
+            artifact, lambda name: self._bucket.create_from(name, _pieces(path), size, found.hexdigest())
+        )
+        return artifact
 
     def put_tree(self, folder: Path) -> Artifact:
-        return put_tree(self, folder)
+        with plain_errors(folder):
+            return put_tree(self, folder)
 
     def has(self, digest: str) -> bool:
-        return bool(self._files.exists(self._path(digest)))
+        return self._bucket.stat(_name(digest)) is not None
 
     def read(self, digest: str) -> bytes:
-        data: Any
-        path = self._path(digest)
-        try:
-            data = self._files.cat_file(path)
-        except FileNotFoundError:
-            raise missing(digest, self.url) from None
-        except Exception as error:  # each back end raises errors of its own
-            raise unreadable(digest, self.url, error) from error
-        if not isinstance(data, bytes) or digest_content(data) != digest:
-            raise corrupt(digest, self.url)
+        name = _name(digest)
+        data = self._reading(digest, lambda: self._bucket.read(name))
+        if digest_content(data) != digest:
+            raise corrupt(digest, self._bucket.place())
         return data
 
     def read_tree(self, digest: str) -> tuple[TreeEntry, ...]:
         return parse_tree(self.read(digest), digest)
 
     def export(self, artifact: Artifact, target: Path) -> None:
-        if not export_tree(self, artifact, target):
-            write_verified(self.chunks(artifact.digest), artifact.digest, target)
+        with plain_errors(target):
+            if not export_tree(self, artifact, target):
+                write_verified(self.chunks(artifact.digest), artifact.digest, target)
 
     def chunks(self, digest: str) -> Iterator[bytes]:
-        yield self.read(digest)
+        """The content in pieces, not yet checked: `write_verified` checks the whole."""
+        pieces = self._bucket.chunks(_name(digest))
+        while piece := self._reading(digest, lambda: next(pieces, None)):
+            yield piece
 
-    def _holds(self, digest: str) -> bool:
-        """Whether an intact object is there; a damaged one is to be written again."""
+    def _put(self, artifact: Artifact, create: Callable[[str], bool]) -> None:
+        """Creates the object, unless an intact one is there; a damaged one makes room."""
+        name = _name(artifact.digest)
+        for _ in range(_TRIES):
+            if self._holds(artifact):
+                return
+            try:
+                if create(name):
+                    return
+            except StoreError as error:
+                if error.error_code != "store-unavailable":
+                    raise
+                raise _unwritten(error) from error
+        raise corrupt(artifact.digest, self._bucket.place())
+
+    def _holds(self, artifact: Artifact) -> bool:
+        name = _name(artifact.digest)
         try:
-            self.read(digest)
+            stat = self._bucket.stat(name)
         except StoreError as error:
-            if error.error_code in {"artifact-missing", "artifact-corrupt"}:
+            raise _unwritten(error) from error
+        if stat is None:
+            return False
+        found = sha256()
+        try:
+            for piece in self.chunks(artifact.digest):
+                found.update(piece)
+        except StoreError as error:
+            if error.error_code == "artifact-missing":  # taken away a moment ago
                 return False
             raise
-        return True
+        if "sha256:" + found.hexdigest() == artifact.digest:
+            return True
+        self._bucket.remove(name)
+        return False
 
-    def _path(self, digest: str) -> str:
-        name = parse_digest(digest)
-        return f"{self._root.rstrip('/')}/sha256/{name[:2]}/{name}"
+    def _reading(self, digest: str, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except FileNotFoundError:
+            raise missing(digest, self._bucket.place()) from None
+        except StoreError as error:
+            raise unreadable(digest, self._bucket.place(), error) from error
+
+
+def _name(digest: str) -> str:
+    name = parse_digest(digest)
+    return f"sha256/{name[:2]}/{name}"
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as source:
+        while piece := source.read(CHUNK):
+            yield piece
+
+
+def _unwritten(error: StoreError) -> StoreError:
+    return StoreError(
+        f"an artifact cannot be written: {error.fact}",
+        place=error.place,
+        remedy=error.remedy,
+        code="artifact-write",
+    )
