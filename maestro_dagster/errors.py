@@ -15,6 +15,7 @@
     +-- ModelError               a model call failed
     +-- SandboxError             the cage cannot be built
     +-- EventError               inbox, hooks, refs
+    +-- DatabaseError            a database that rooms share, and its migration
 
 Each says the fact, the place and the remedy, in that order, and carries a code that never changes
 once released: scripts match on the code, people read the text.
@@ -144,3 +145,7 @@ class SandboxError(MaestroError):
 
 class EventError(MaestroError):
     code = "event"
+
+
+class DatabaseError(MaestroError):
+    code = "database"
