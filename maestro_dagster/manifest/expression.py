@@ -24,7 +24,11 @@ from maestro_dagster.errors import ManifestError
 MAX_LENGTH = 4096  # characters of one expression
 MAX_DEPTH = 32  # parentheses and negations within each other
 ROOTS = ("params", "steps", "git", "run", "item", "index")
-GIT_FIELDS = ("sha", "ref", "branch", "repository", "before", "event_id", "author", "message")
+# All texts; those from `event` on are empty where the forge said nothing of the kind.
+GIT_FIELDS = (
+    *("sha", "ref", "branch", "repository", "before", "event_id", "author", "message"),
+    *("event", "action", "number", "title", "base_ref", "head_ref", "url", "labels", "conclusion", "fork"),
+)
 STEP_FIELDS = ("output", "digest", "status")
 
 _TOKEN = re.compile(

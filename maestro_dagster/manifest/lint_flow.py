@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from maestro_dagster.manifest.dialect import Path, Remark
-from maestro_dagster.manifest.model import Flow, Param
+from maestro_dagster.manifest.model import Flow, Param, Trigger
 from maestro_dagster.manifest.suggest import did_you_mean
+from maestro_dagster.manifest.trigger import ACTIONS, FILTERS, REPOSITORY_EVENTS
 
 _CRON_FIELD = re.compile(r"[0-9A-Za-z*/,?#-]{1,64}")
 _CRON_FIELDS = 5
@@ -45,12 +46,27 @@ def check_settings(flow: Flow) -> Iterator[Remark]:
             yield Remark("schedule", message, 'Write for example {schedule: "0 7 * * *"}.', path)
         elif trigger.event != "schedule" and trigger.schedule is not None:
             yield Remark("schedule", f"`{trigger.event}` takes no schedule", "Remove it.", path)
+        yield from _check_filters(trigger, path)
     known = {*flow.params, *flow.inputs}
     for name in flow.data_classes:
         if name not in known:
             remedy = did_you_mean(name, known, otherwise="Name a parameter or an input.")
             message = f"`data_classes` names `{name[:64]}`, which is neither parameter nor input"
             yield Remark("data-class", message, remedy, ("data_classes", name), of_key=True)
+
+
+def _check_filters(trigger: Trigger, path: Path) -> Iterator[Remark]:
+    if trigger.branches and trigger.event not in REPOSITORY_EVENTS:
+        yield Remark("trigger-filter", f"`{trigger.event}` has no branches", "Remove `branches`.", path)
+    for name, events in FILTERS.items():
+        if getattr(trigger, name) and trigger.event not in events:
+            message = f"`{trigger.event}` cannot be told apart by `{name}`"
+            yield Remark("trigger-filter", message, f"Only {', '.join(events)} can; remove it.", path)
+    for action in trigger.actions:
+        known = ACTIONS.get(trigger.event, ())
+        if known and action not in known:
+            message = f"`{trigger.event}` has no action `{action}`"
+            yield Remark("trigger-filter", message, f"Its actions: {', '.join(known)}.", path)
 
 
 def _check_param(param: Param, path: Path) -> Iterator[Remark]:

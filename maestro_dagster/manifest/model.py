@@ -17,6 +17,14 @@ RetentionTier = Literal["ephemeral-7d", "short-30d", "standard-365d", "long-1825
 Purpose = Literal["investigation", "threat-intel", "fraud-risk", "t&s", "benchmarking", "training", "demo"]
 DataClass = Literal["public", "internal", "confidential", "personal"]
 Isolation = Literal["namespaces", "none"]
+TriggerEvent = Literal["push", "pr", "tag", "release", "schedule", "manual", "delete", "pipeline", "check"]
+TriggerAction = Literal[
+    "opened", "updated", "reopened", "ready", "edited", "labeled", "unlabeled", "closed", "merged",
+    "published", "created", "deleted", "requested", "completed",
+]  # fmt: skip
+Conclusion = Literal[
+    "success", "failure", "cancelled", "skipped", "neutral", "timed_out", "action_required", "stale"
+]
 
 # Digits stand as [0-9]: `\d` means the digits of every script to some readers of a pattern.
 FlowName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{3,64}$")]
@@ -48,12 +56,19 @@ class Param(_Frozen):
 
 
 class Trigger(_Frozen):
-    """One entry of `on:`. `paths` and `branches` are fnmatch patterns; empty means all."""
+    """One entry of `on:`. `branches`, `paths` and `labels` are fnmatch patterns; empty means all.
 
-    event: Literal["push", "pr", "tag", "release", "schedule", "manual"]
+    Without `actions` those count that bring something new. Without `forks` nothing starts from a fork.
+    """
+
+    event: TriggerEvent
     branches: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     schedule: str | None = None  # cron, when event is "schedule"
+    labels: tuple[str, ...] = ()
+    actions: tuple[TriggerAction, ...] = ()
+    conclusions: tuple[Conclusion, ...] = ()
+    forks: StrictBool = False
 
 
 Triggers = Annotated[

@@ -59,7 +59,15 @@ PARAM_DEFAULTS: Mapping[str, Any] = {
     "description": "",
     "data_class": None,
 }
-TRIGGER_DEFAULTS: Mapping[str, Any] = {"branches": [], "paths": [], "schedule": None}
+TRIGGER_DEFAULTS: Mapping[str, Any] = {
+    "branches": [],
+    "paths": [],
+    "schedule": None,
+    "labels": [],
+    "actions": [],
+    "conclusions": [],
+    "forks": False,
+}
 BUDGET_DEFAULTS: Mapping[str, Any] = {"usd": None, "tokens": None}
 RESOURCES_DEFAULTS: Mapping[str, Any] = {"class": None, "pod": False}
 

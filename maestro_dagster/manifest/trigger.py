@@ -1,7 +1,8 @@
 """The spellings of `on:` that people know, read into one list of triggers.
 
 `push` · `[push, pr]` · `{schedule: "0 7 * * *"}` · `{push: {branches: [main]}}` ·
-`{event: push, paths: [src/*]}`
+`{event: push, paths: [src/*]}` · `{pr: {labels: [deploy], forks: true}}` ·
+`{pipeline: {conclusions: [failure]}}`
 """
 
 from __future__ import annotations
@@ -9,10 +10,44 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-EVENTS = ("push", "pr", "tag", "release", "schedule", "manual")
+REPOSITORY_EVENTS = ("push", "tag", "pr", "release", "delete", "pipeline", "check")
+EVENTS = ("push", "pr", "tag", "release", "schedule", "manual", "delete", "pipeline", "check")
+# What a forge says was done to a pull request, a release, a pipeline or a check, in one spelling for all.
+ACTIONS: Mapping[str, tuple[str, ...]] = {
+    "pr": ("opened", "updated", "reopened", "ready", "edited", "labeled", "unlabeled", "closed", "merged"),
+    "release": ("published", "created", "edited", "deleted"),
+    "pipeline": ("requested", "completed"),
+    "check": ("requested", "completed"),
+}
+CONCLUSIONS = (
+    "success",
+    "failure",
+    "cancelled",
+    "skipped",
+    "neutral",
+    "timed_out",
+    "action_required",
+    "stale",
+)
+# The filters that mean something, besides `branches`; each says which events can tell it.
+FILTERS: Mapping[str, tuple[str, ...]] = {
+    "paths": ("push", "pr", "tag"),
+    "labels": ("pr",),
+    "actions": tuple(ACTIONS),
+    "conclusions": ("pipeline", "check"),
+    "forks": ("pr", "pipeline", "check"),
+}
 
 _PATTERNS = {"type": "array", "items": {"type": "string"}}
-_FILTERS = {"branches": _PATTERNS, "paths": _PATTERNS}
+_ACTION = {"enum": list(dict.fromkeys(action for actions in ACTIONS.values() for action in actions))}
+_FILTERS = {
+    "branches": _PATTERNS,
+    "paths": _PATTERNS,
+    "labels": _PATTERNS,
+    "actions": {"type": "array", "items": _ACTION},
+    "conclusions": {"type": "array", "items": {"enum": list(CONCLUSIONS)}},
+    "forks": {"type": "boolean"},
+}
 _CRON = {"type": "string", "description": "cron, five fields"}
 _TRIGGER: dict[str, Any] = {
     "anyOf": [
