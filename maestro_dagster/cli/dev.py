@@ -1,9 +1,10 @@
-"""`maestro dev`: the loop that runs what is pushed, and the Dagster UI."""
+"""`maestro dev`: the loop that runs what is pushed, and the server with webhooks and the Dagster UI."""
 
 from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from maestro_dagster.workers.zygote import Job, Zygote
 
 
+_PORT = 3000
+
+
 @click.command(
     epilog="""\b
 SIGTERM or Ctrl-C stops it: nothing new starts, and runs that are under way get a minute to end; a second
@@ -24,15 +28,26 @@ Ctrl-C leaves them to the next start, which resumes them.
 \b
 Example:
   maestro dev --port 3000
+  maestro dev --port 3000 --no-ui --no-daemon   # webhooks and metrics only
 """
 )
 @click.option(
-    "--port", type=click.IntRange(1, 65535), default=3000, show_default=True, help="Of the Dagster UI."
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="Of webhooks, metrics and the Dagster UI.  [default: 3000]",
 )
-@click.option("--no-ui", is_flag=True, help="Do not start the Dagster UI.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on. Whoever reaches it can start runs in the Dagster UI.",
+)
+@click.option(
+    "--no-ui", is_flag=True, help="Do not start the Dagster UI; without --port, nothing is served at all."
+)
 @click.option("--no-daemon", is_flag=True, help="Do not start Dagster's daemon (schedules, sensors).")
-def command(port: int, no_ui: bool, no_daemon: bool) -> None:
-    """Start the loop of this project, and the Dagster UI on loopback."""
+def command(port: int | None, host: str, no_ui: bool, no_daemon: bool) -> None:
+    """Start the loop of this project, and its server on loopback."""
     from maestro_dagster.project.root import find_project
     from maestro_dagster.workers.guard import LoopGuard
 
@@ -40,15 +55,25 @@ def command(port: int, no_ui: bool, no_daemon: bool) -> None:
     project.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.environ["MAESTRO_PROJECT"] = str(project.root)  # for children, wherever their working directory is
     with LoopGuard(project.home) as guard:
-        _serve(project, guard, None if no_ui else port, daemon=not no_daemon)
+        _serve(project, guard, Served(port, host, ui=not no_ui, daemon=not no_daemon))
 
 
-def _serve(project: Project, guard: LoopGuard, port: int | None, *, daemon: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What runs beside the loop."""
+
+    port: int | None
+    host: str
+    ui: bool
+    daemon: bool
+
+
+def _serve(project: Project, guard: LoopGuard, served: Served) -> None:
     from maestro_dagster.workers.guard import socket_path
     from maestro_dagster.workers.socket_file import listen_on
 
     zygote = _start_zygote(project, guard)  # first: a fork would copy what is opened later
-    companions = _start_companions(project, port, daemon=daemon)
+    companions = _start_companions(project, served)
     try:
         loop = _make_loop(project, guard, companions)
         with listen_on(socket_path(project.home)) as server:
@@ -75,20 +100,18 @@ def _start_zygote(project: Project, guard: LoopGuard) -> Zygote:
     return Zygote.start(perform, preload, project.home / "logs" / "workers.log", guard.descriptors())
 
 
-def _start_companions(project: Project, port: int | None, *, daemon: bool) -> Companions:
+def _start_companions(project: Project, served: Served) -> Companions:
     from maestro_dagster.workers.companion import Companions
 
     companions = Companions(
         project.home / "dagster", project.root, project.home / "logs" / "dagster.log", _say
     )
-    if port is None and not daemon:
-        return companions
-    from maestro_dagster.workers.instance import prepare_storage
+    if served.ui or served.port is not None:  # first: a forge need not wait for Dagster
+        companions.start_server(served.port or _PORT, served.host, ui=served.ui)
+    if served.daemon:
+        from maestro_dagster.workers.instance import prepare_storage
 
-    prepare_storage(project.home)
-    if port is not None:
-        companions.start_webserver(port)
-    if daemon:
+        prepare_storage(project.home)
         companions.start_daemon()
     return companions
 

@@ -38,6 +38,9 @@ class Settings:
         check="text?",
         default=None,
     )
+    evidence: str | None = _setting(
+        "URL of the evidence store; none: the folder `evidence` of the home", check="text?", default=None
+    )
     lake: str | None = _setting(
         "URL of the usage lake; none: the folder `lake` of the home", check="text?", default=None
     )
@@ -89,6 +92,11 @@ class Settings:
     )
     model_base_url: str | None = _setting(
         "base URL of an OpenAI-compatible model server", check="url?", default=None
+    )
+    server_hosts: tuple[str, ...] = _setting(
+        "names by which the server of `maestro dev` may be called, besides localhost and addresses",
+        check="list",
+        default=(),
     )
     export_webhook: str | None = _setting(
         "URL that is told of each export that Dagster makes; none: nobody", check="url?", default=None

@@ -1,10 +1,11 @@
-"""Dagster's own processes beside the loop: the webserver, on loopback, and the daemon.
+"""The processes beside the loop: the server, with webhooks and the Dagster UI, and Dagster's daemon.
 
 Each has a keeper (`keeper.py`), which ends it when the loop is gone, also when it was killed.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -18,9 +19,11 @@ from maestro_dagster.workers import keeper
 from maestro_dagster.workers.guard import RUN_FOLDER
 
 LOCATION_NAME = "maestro"
-_WEBSERVER = "dagster_webserver"
+_SERVER = "maestro_dagster.api"
 _STOP_SECONDS = keeper.ASKED_GRACE + 3
-_LEAVE_SECONDS = keeper.ORPHAN_GRACE + 5  # that the UI of a loop that was killed gets to give its port back
+_LEAVE_SECONDS = (
+    keeper.ORPHAN_GRACE + 5
+)  # that the server of a loop that was killed gets to give its port back
 _WORKSPACE = """\
 load_from:
   - python_module:
@@ -41,15 +44,18 @@ class Companions:
         self._say = say
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start_webserver(self, port: int) -> None:
+    def start_server(self, port: int, host: str = "127.0.0.1", *, ui: bool = True) -> None:
         """Raises ProjectError `port-taken`."""
         self._wait_for_older(port)
-        _check_port(port)
-        self._start(_WEBSERVER, "-h", "127.0.0.1", "-p", str(port))
-        self._say(f"the Dagster UI comes up on http://127.0.0.1:{port}")
+        _check_port(host, port)
+        workspace = ("-w", str(self._write_workspace())) if ui else ()
+        self._start(_SERVER, "-h", host, "-p", str(port), *workspace)
+        self._say(f"webhooks and metrics are served on {_url(host, port)}")
+        if ui:
+            self._say(f"the Dagster UI comes up on {_url(host, port)}/dagster")
 
     def start_daemon(self) -> None:
-        self._start("dagster._daemon", "run")
+        self._start("dagster._daemon", "run", "-w", str(self._write_workspace()))
 
     def ended(self) -> list[str]:
         """Names of processes that ended by themselves, each told once."""
@@ -69,14 +75,19 @@ class Companions:
                 process.wait()
         self._processes.clear()
 
-    def _start(self, module: str, *arguments: str) -> None:
+    def _write_workspace(self) -> Path:
+        """Dagster's file that names the code location of the project."""
         workspace = self._home / "workspace.yaml"
         folder = "'" + str(self._root).replace("'", "''") + "'"
+        self._home.mkdir(parents=True, exist_ok=True)
         workspace.write_text(_WORKSPACE.format(name=LOCATION_NAME, folder=folder), encoding="utf-8")
+        return workspace
+
+    def _start(self, module: str, *arguments: str) -> None:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         note = self._note(module)
         note.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        command = [sys.executable, "-m", module, *arguments, "-w", str(workspace)]
+        command = [sys.executable, "-m", module, *arguments]
         environment = {
             **os.environ,
             "DAGSTER_HOME": str(self._home),
@@ -95,16 +106,16 @@ class Companions:
             )
 
     def _wait_for_older(self, port: int) -> None:
-        """A loop that was killed may have left a UI that is just ending. Raises `port-taken`."""
+        """A loop that was killed may have left a server that is just ending. Raises `port-taken`."""
         pid = self._older(port)
         if pid is None:
             return
-        self._say(f"waiting for the older UI of this project (pid {pid}) to end")
+        self._say(f"waiting for the older server of this project (pid {pid}) to end")
         end = time.monotonic() + _LEAVE_SECONDS
         while self._older(port) == pid:
             if time.monotonic() > end:
                 raise ProjectError(
-                    f"the port {port} is held by an older UI of this project (pid {pid})",
+                    f"the port {port} is held by an older server of this project (pid {pid})",
                     place=f"127.0.0.1:{port}",
                     remedy=f"end it with `kill {pid}`, then start again; or choose another with --port",
                     code="port-taken",
@@ -114,7 +125,7 @@ class Companions:
     def _older(self, port: int) -> int | None:
         """The process that an earlier loop left with this port; this loop has started none yet."""
         try:
-            note = json.loads(self._note(_WEBSERVER).read_text(encoding="utf-8"))
+            note = json.loads(self._note(_SERVER).read_text(encoding="utf-8"))
             pid, start, argv = int(note["pid"]), note["start"], note["argv"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -125,17 +136,23 @@ class Companions:
         return self._home.parent / RUN_FOLDER / f"{module}.json"
 
 
-def _check_port(port: int) -> None:
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _check_port(host: str, port: int) -> None:
     import socket
 
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
             raise ProjectError(
-                f"the port {port} is taken",
-                place=f"127.0.0.1:{port}",
-                remedy="choose another with --port, or start without the UI: --no-ui",
+                f"the port {port} is taken"
+                if error.errno == errno.EADDRINUSE
+                else f"the server cannot listen on {host}: {error.strerror or error}",
+                place=f"{host}:{port}",
+                remedy="choose another with --port or --host, or start without the server: --no-ui",
                 code="port-taken",
             ) from error

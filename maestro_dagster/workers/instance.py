@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maestro_dagster.workers.filelock import hold_file
+
 if TYPE_CHECKING:
     import dagster as dg
 
@@ -76,11 +78,16 @@ def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def prepare_storage(home: Path) -> None:
-    """Makes the databases before several processes open them: two that create one at once break it.
+def create_storage(home: Path) -> None:
+    """Makes Dagster's databases, while no other process does: two that create one at once break it."""
+    folder = dagster_home(home)
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold_file(folder / "storage.lock"), open_instance(home) as instance:
+        instance.get_runs_count()
 
-    In a process of its own, because the loop must not import Dagster.
-    """
+
+def prepare_storage(home: Path) -> None:
+    """As `create_storage`, in a process of its own, because the loop must not import Dagster."""
     command = [sys.executable, "-c", _OPEN_STORAGE, str(home)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
 
@@ -88,7 +95,6 @@ def prepare_storage(home: Path) -> None:
 _OPEN_STORAGE = """
 import sys
 from pathlib import Path
-from maestro_dagster.workers.instance import open_instance
-with open_instance(Path(sys.argv[1])) as instance:
-    instance.get_runs_count()
+from maestro_dagster.workers.instance import create_storage
+create_storage(Path(sys.argv[1]))
 """

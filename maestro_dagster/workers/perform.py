@@ -68,10 +68,9 @@ def perform_job(job: Job, source: RuntimeSource) -> int:
 
     set_capture("file")
     if job == PREPARE:
-        from maestro_dagster.workers.instance import open_instance
+        from maestro_dagster.workers.instance import create_storage
 
-        with open_instance(source().home) as instance:
-            instance.get_runs_count()
+        create_storage(source().home)
         return 0
     if job.kind == "dagster":
         return _perform_dagster(job.id, source)

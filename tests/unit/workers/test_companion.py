@@ -18,7 +18,7 @@ from maestro_dagster.errors import ProjectError
 from maestro_dagster.workers import companion, keeper
 from maestro_dagster.workers.companion import Companions
 
-# Ignores SIGTERM, and has a child that does so in a session of its own: what a webserver with a code server
+# Ignores SIGTERM, and has a child that does so in a session of its own: what a server with a code server
 # is at its worst.
 STUBBORN = """
 import os, signal, socket, subprocess, sys, time
@@ -33,17 +33,20 @@ time.sleep(120)
 LOOP = """
 import sys, time
 from pathlib import Path
+from maestro_dagster.workers import companion
 from maestro_dagster.workers.companion import Companions
+companion._SERVER = "stand_in"
 root = Path(sys.argv[1])
-Companions(root / "home" / "dagster", root, root / "log", print).start_webserver(int(sys.argv[2]))
+Companions(root / "home" / "dagster", root, root / "log", print).start_server(int(sys.argv[2]))
 time.sleep(120)
 """
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(companion, "_SERVER", "stand_in")
     (tmp_path / "home" / "dagster").mkdir(parents=True)
-    (tmp_path / "dagster_webserver.py").write_text(STUBBORN)  # found before the real one: it is the cwd
+    (tmp_path / "stand_in.py").write_text(STUBBORN)  # found there: it is the cwd
     return tmp_path
 
 
@@ -97,47 +100,49 @@ def test_a_killed_loop_leaves_nothing_behind(root: Path, port: int, loop: subpro
         pass
 
 
-def test_the_next_start_waits_for_the_older_ui(root: Path, port: int, loop: subprocess.Popen[bytes]) -> None:
+def test_the_next_start_waits_for_the_older_server(
+    root: Path, port: int, loop: subprocess.Popen[bytes]
+) -> None:
     older = pids_of(root)[0]
-    wait_for((root / "home" / "run" / "dagster_webserver.json").exists)
+    wait_for((root / "home" / "run" / "stand_in.json").exists)
     loop.send_signal(signal.SIGKILL)
     loop.wait()
     said: list[str] = []
     companions = make(root, said)
     (root / "pids").unlink()
-    companions.start_webserver(port)
+    companions.start_server(port)
     assert f"(pid {older})" in said[0]
     assert pids_of(root)[0] != older
     companions.stop()
 
 
-def test_an_older_ui_that_stays_is_named(
+def test_an_older_server_that_stays_is_named(
     root: Path, port: int, loop: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = pids_of(root)[0]
-    wait_for((root / "home" / "run" / "dagster_webserver.json").exists)
+    wait_for((root / "home" / "run" / "stand_in.json").exists)
     monkeypatch.setattr(companion, "_LEAVE_SECONDS", 0.2)
     with pytest.raises(ProjectError) as caught:
-        make(root).start_webserver(port)
+        make(root).start_server(port)
     assert caught.value.error_code == "port-taken"
-    assert f"older UI of this project (pid {older})" in caught.value.fact
+    assert f"older server of this project (pid {older})" in caught.value.fact
     assert f"kill {older}" in caught.value.remedy
 
 
-def test_a_number_that_is_another_process_by_now_is_nobodys_ui(root: Path, port: int) -> None:
-    note = root / "home" / "run" / "dagster_webserver.json"
+def test_a_number_that_is_another_process_by_now_is_nobodys_server(root: Path, port: int) -> None:
+    note = root / "home" / "run" / "stand_in.json"
     note.parent.mkdir()
     note.write_text(json.dumps({"pid": os.getpid(), "start": "1", "argv": ["-p", str(port)]}))
     with socket.create_server(("127.0.0.1", port)), pytest.raises(ProjectError) as caught:
-        make(root).start_webserver(port)
+        make(root).start_server(port)
     assert "is taken" in caught.value.fact
     assert keeper.process_start(os.getpid()) not in {"", "1"}
 
 
 def test_stop_ends_all_of_it(root: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    (root / "dagster_webserver.py").write_text(STUBBORN.replace("SIG_IGN", "SIG_DFL"))
+    (root / "stand_in.py").write_text(STUBBORN.replace("SIG_IGN", "SIG_DFL"))
     companions = make(root)
-    companions.start_webserver(port)
+    companions.start_server(port)
     pids = pids_of(root)
     companions.stop()
     assert not any(is_alive(pid) for pid in pids)
@@ -145,10 +150,10 @@ def test_stop_ends_all_of_it(root: Path, port: int, monkeypatch: pytest.MonkeyPa
 
 
 def test_one_that_ends_by_itself_is_told_once(root: Path, port: int) -> None:
-    (root / "dagster_webserver.py").write_text("raise SystemExit(3)")
+    (root / "stand_in.py").write_text("raise SystemExit(3)")
     companions = make(root)
-    companions.start_webserver(port)
+    companions.start_server(port)
     found: list[str] = []
     wait_for(lambda: found.extend(companions.ended()) or found)  # type: ignore[func-returns-value]
-    assert found == ["dagster_webserver"]
+    assert found == ["stand_in"]
     assert companions.ended() == []

@@ -1,0 +1,146 @@
+"""Who may ask what, before anything is read.
+
+The server has no users of its own yet: it listens on loopback, and a browser on the same machine is the one
+way in for a stranger. So a request must name a host that cannot have been rebound to us by somebody else's
+DNS, and what changes something must come from our own pages: no GET, no foreign Origin, no form.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+
+from maestro_dagster.api.problem import ProblemError, make_problem, note_error
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+UI = "/dagster"
+GRAPHQL = f"{UI}/graphql"
+# Signed by whom they come from, or telling nothing: reachable by whatever name a forge or a probe uses.
+_OPEN = ("/webhooks/", "/healthz", "/readyz")
+_SAFE = frozenset({"GET", "HEAD"})
+_OWN_SITES = frozenset({"same-origin", "none"})
+_POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
+
+
+class Gate:
+    """Args: `hosts` are names besides loopback names and addresses by which the server may be called."""
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str] = ()) -> None:
+        self._app = app
+        self._hosts = frozenset(host.lower() for host in hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check(scope)
+        except ProblemError as error:
+            note_error(scope, error)
+            if scope["type"] == "websocket":  # before it is accepted: the handshake ends with 403
+                await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
+            else:
+                await make_problem(error, scope)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        path = scope["path"]
+        if not path.startswith(_OPEN):
+            self._check_host(headers)
+        if path == UI or path.startswith(f"{UI}/"):
+            _check_ui(scope, headers, path)
+
+    def _check_host(self, headers: Headers) -> None:
+        hosts = headers.getlist("host")
+        name = _host_name(hosts[0]) if len(hosts) == 1 else ""
+        if not (name in self._hosts or _cannot_be_rebound(name)):
+            raise ProblemError(
+                HTTPStatus.MISDIRECTED_REQUEST,
+                "host-unknown",
+                "the server is not known by this name",
+                remedy="add it to the setting server_hosts",
+            )
+
+
+def _check_ui(scope: Scope, headers: Headers, path: str) -> None:
+    if scope["type"] == "websocket":
+        if path != GRAPHQL or "origin" not in headers or not _is_own(headers):
+            raise _foreign()
+        return
+    if scope["method"] in _SAFE:
+        if path == GRAPHQL:  # Dagster would run a mutation that a GET asks for
+            raise _not_allowed("POST")
+        return
+    if scope["method"] != "POST":
+        raise _not_allowed("GET, POST")
+    if not _is_own(headers):
+        raise _foreign()
+    kinds = headers.getlist("content-type")
+    if len(kinds) != 1 or kinds[0].split(";")[0].strip().lower() != "application/json":
+        # The kinds that a form of another page may send need no permission of ours (Fetch, CORS).
+        raise ProblemError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            "content-type",
+            "the body is not declared as JSON",
+            remedy="send it with Content-Type: application/json",
+        )
+
+
+def _is_own(headers: Headers) -> bool:
+    """From a page of ours, or from no browser at all."""
+    origins = headers.getlist("origin")
+    if not origins:
+        return headers.get("sec-fetch-site", "none").lower() in _OWN_SITES
+    if len(origins) > 1:
+        return False
+    try:
+        parts = urlsplit(origins[0].lower())
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and parts.netloc == headers.get("host", "").lower()
+
+
+def _host_name(host: str) -> str:
+    """Without the port: `localhost`, `127.0.0.1`, `::1`; "" for what is no host."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _cannot_be_rebound(name: str) -> bool:
+    if name == "localhost" or name.endswith(".localhost"):  # RFC 6761, 6.3: never asked of the DNS
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _foreign() -> ProblemError:
+    return ProblemError(
+        HTTPStatus.FORBIDDEN,
+        "origin-foreign",
+        "the request comes from another page",
+        remedy="send it from a page of this server, or from no browser",
+    )
+
+
+def _not_allowed(methods: str) -> ProblemError:
+    return ProblemError(
+        HTTPStatus.METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        "this is not asked for in this way",
+        remedy=f"use {methods}",
+        headers={"allow": methods},
+    )

@@ -1,0 +1,33 @@
+"""`/healthz`: the process answers. `/readyz`: it can take in deliveries, and the loop works on them.
+
+{"ready": true, "checks": {"inbox": true, "loop": true}, "ui": "ready"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from maestro_dagster.project.backend import Backend
+
+_HEADERS = {"cache-control": "no-store"}
+
+
+async def tell_health(_: Request) -> Response:
+    return JSONResponse({"status": "ok"}, headers=_HEADERS)
+
+
+def ready_endpoint(backend: Backend, ui: Callable[[], str]) -> Callable[[Request], Awaitable[Response]]:
+    """`ui` gives `ready`, `loading`, `failed` or `off`; without it deliveries are taken in all the same."""
+
+    async def tell_ready(_: Request) -> Response:
+        checks = dict(await run_in_threadpool(backend.checks))
+        ready = all(checks.values())
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return JSONResponse({"ready": ready, "checks": checks, "ui": ui()}, status, _HEADERS)
+
+    return tell_ready

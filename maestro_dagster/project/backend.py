@@ -1,0 +1,107 @@
+"""What the server of `maestro dev` serves of a project: deliveries taken in, metrics, whether it is ready."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from maestro_dagster.errors import EventError, MaestroError
+from maestro_dagster.project.root import Project
+
+if TYPE_CHECKING:
+    from maestro_dagster.events.interface import RepositoryEvent
+    from maestro_dagster.telemetry.redaction import Redactor
+
+FORGES = Path("resources") / "forges.yaml"
+
+
+class Delivery(Protocol):
+    """One delivery of a forge that was verified: its id, the events in it, what else there is to tell."""
+
+    @property
+    def delivery_id(self) -> str: ...
+    @property
+    def events(self) -> Sequence[RepositoryEvent]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Everything that routes need; each may be called from several threads.
+
+    Args:
+        receive: name of the URL, headers (lower case), raw body -> Delivery. Raises EventError.
+        accept: events -> which were new; durable when it returns. Raises EventError.
+        metrics: the text for Prometheus.
+        checks: what has to hold before the server is ready: name -> holds.
+        hide: a text without secrets.
+        hosts: names that the server may be called by, besides loopback names and addresses.
+        log: the access log's file.
+
+    """
+
+    receive: Callable[[str, Mapping[str, str], bytes], Delivery]
+    accept: Callable[[Sequence[RepositoryEvent]], Sequence[bool]]
+    metrics: Callable[[], bytes]
+    checks: Callable[[], Mapping[str, bool]]
+    log: Path
+    hide: Callable[[str], str] = lambda text: text
+    hosts: Sequence[str] = field(default=())
+
+
+def open_backend(project: Project) -> Backend:
+    """The backend of a project. The inbox is opened; forges are read when a delivery comes."""
+    from maestro_dagster.events.inbox import Inbox
+    from maestro_dagster.telemetry.redaction import Redactor
+
+    redactor = Redactor()
+    redactor.add_environment(os.environ)
+    inbox = Inbox(project.inbox, project.home / "inbox" / "inbox.sqlite")
+
+    def accept(events: Sequence[RepositoryEvent]) -> Sequence[bool]:
+        found = inbox.accept(events)
+        with contextlib.suppress(OSError):  # it comes by itself a second later
+            os.utime(inbox.folder / "new")  # what the loop of this machine looks at ten times a second
+        return found
+
+    def checks() -> Mapping[str, bool]:
+        from maestro_dagster.workers.guard import is_loop_running
+
+        return {"inbox": _holds(lambda: inbox.recent(1)), "loop": is_loop_running(project.home)}
+
+    (project.home / "logs").mkdir(parents=True, exist_ok=True)
+    return Backend(
+        receive=_open_receiver(project, redactor),
+        accept=accept,
+        metrics=lambda: b"",
+        checks=checks,
+        log=project.home / "logs" / "access.ndjson",
+        hide=redactor.hide,
+        hosts=project.settings.server_hosts,
+    )
+
+
+def _open_receiver(
+    project: Project,
+    redactor: Redactor,  # noqa: ARG001
+) -> Callable[[str, Mapping[str, str], bytes], Delivery]:
+    def receive(name: str, headers: Mapping[str, str], body: bytes) -> Delivery:  # noqa: ARG001
+        raise EventError(
+            f"no repository is called {name!r}",
+            place=str(project.root / FORGES),
+            remedy="see the URL of the webhook",
+            code="webhook-unknown",
+        )
+
+    return receive
+
+
+def _holds(look: Callable[[], object]) -> bool:
+    try:
+        look()
+    except MaestroError:
+        return False
+    return True
