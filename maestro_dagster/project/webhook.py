@@ -1,0 +1,70 @@
+"""The webhooks of a project: which repository a URL is of, and its secrets, as they are now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from maestro_dagster.errors import ProjectError
+from maestro_dagster.events.forge import find_forge, read_forges
+from maestro_dagster.project.secret import secret_source
+
+if TYPE_CHECKING:
+    from maestro_dagster.events.forge import ForgeRepository
+    from maestro_dagster.events.webhook import Delivery
+    from maestro_dagster.project.root import Project
+
+Receiver = Callable[[str, Mapping[str, str], bytes], "Delivery"]
+
+
+def open_receiver(project: Project) -> Receiver:
+    """A function of the URL's name, the headers and the raw body, for many threads at once.
+
+    `resources/forges.yaml` is read again when it has changed, the secrets each time: a new one counts from
+    the next delivery on. Raises EventError (`webhook-unknown`, `forges-invalid`, those of `receive`).
+    """
+    from maestro_dagster.events.webhook import receive
+
+    forges = ForgeFile(project)
+
+    def receive_delivery(name: str, headers: Mapping[str, str], body: bytes) -> Delivery:
+        forge = find_forge(forges.read(), name)
+        return receive(forge, find_secrets(project, forge), headers, body, time.time())
+
+    return receive_delivery
+
+
+class ForgeFile:
+    """`resources/forges.yaml`, parsed once for as long as it stays the same."""
+
+    def __init__(self, project: Project) -> None:
+        self._path = project.root / "resources" / "forges.yaml"
+        self._known: tuple[tuple[int, int, int] | None, tuple[ForgeRepository, ...]] | None = None
+
+    def read(self) -> tuple[ForgeRepository, ...]:
+        """Raises EventError (`forges-invalid`)."""
+        stamp = self._stamp()
+        known = self._known
+        if known is None or known[0] != stamp:
+            known = self._known = (stamp, read_forges(self._path))
+        return known[1]
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def find_secrets(project: Project, forge: ForgeRepository) -> tuple[str, ...]:
+    """The secrets that are set, newest first. One that others may read is none (`maestro doctor` tells)."""
+    find = secret_source(project.home)
+    found = []
+    for name in forge.secrets:
+        try:
+            found.append(find(name))
+        except ProjectError:
+            continue
+    return tuple(secret for secret in found if secret)
