@@ -137,6 +137,7 @@ class ModelError(MaestroError):
     retryable: bool = False
     retry_after: float | None = None  # seconds that the provider asked to wait
     answered: bool = False
+    status: int | None = None  # of the HTTP answer, where there was one
 
 
 class SandboxError(MaestroError):
@@ -144,7 +145,11 @@ class SandboxError(MaestroError):
 
 
 class EventError(MaestroError):
+    """Of an inbox or a forge. `retryable`: the same may succeed later without anybody doing anything."""
+
     code = "event"
+    retryable: bool = False
+    retry_after: float | None = None  # seconds that the other side asked to wait
 
 
 class DatabaseError(MaestroError):
