@@ -50,7 +50,7 @@ class SqliteDatabase:
         self._lock = threading.RLock()
         self._local = threading.local()
         self._writer: sqlite3.Connection | None = None
-        self._pid = 0
+        self._pid = os.getpid()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -65,6 +65,7 @@ class SqliteDatabase:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
+        self._notice_fork()
         with self._lock, self._plain():
             connection = self._open_writer()
             connection.execute("BEGIN IMMEDIATE")
@@ -85,11 +86,6 @@ class SqliteDatabase:
         with self.write() as connection:
             return work(connection)
 
-    def open_writer(self) -> None:
-        """Opens the file for writing now, so that whatever is wrong with it is told now."""
-        with self._lock, self._plain():
-            self._open_writer()
-
     def shrink_log(self) -> None:
         """Gives back the disk of the write-ahead log, unless another process is just using it."""
         with self._plain():
@@ -105,8 +101,9 @@ class SqliteDatabase:
 
     def close(self) -> None:
         """Closes the writer and this thread's reader; what is used again is opened again."""
+        self._notice_fork()
         with self._lock:
-            if self._writer is not None and self._pid == os.getpid():
+            if self._writer is not None:
                 self._writer.close()
             self._writer = None
         reader = getattr(self._local, "connection", None)
@@ -114,12 +111,16 @@ class SqliteDatabase:
             reader.close()
             self._local.connection = None
 
+    def _notice_fork(self) -> None:
+        if self._pid != os.getpid():  # the parent's lock may be held by a thread that is not here
+            self._lock, self._pid = threading.RLock(), os.getpid()
+            if self._writer is not None:
+                _inherited.append(self._writer)
+                self._writer = None
+
     def _open_writer(self) -> sqlite3.Connection:
-        if self._writer is not None and self._pid != os.getpid():
-            _inherited.append(self._writer)
-            self._writer = None
         if self._writer is None:
-            self._writer, self._pid = self._connected(self._connect), os.getpid()
+            self._writer = self._connected(self._connect)
         return self._writer
 
     def _reader(self) -> sqlite3.Connection:

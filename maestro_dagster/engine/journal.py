@@ -1,27 +1,26 @@
 """The durable record of runs: what it has acknowledged is done, and nothing else is.
 
 Keyed by (run, step, iteration, input digest). Writes go through one group-committing thread per process
-and are durable when their future is set; reads use a connection per thread. Several processes may use
-the file at once: a step belongs to the process that began its last attempt for as long as that lives.
+and are durable when their future is set; reads go beside it. Several processes may use the file or the
+server at once: a step belongs to the process that began its last attempt for as long as that lives.
 """
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+from maestro_dagster.database.interface import Connection, Database
+from maestro_dagster.database.sqlite import SqliteDatabase
 from maestro_dagster.engine import lease, reading, writing
 from maestro_dagster.engine.interface import RunRequest
 from maestro_dagster.engine.lease import is_live
 from maestro_dagster.engine.process import mark_process
 from maestro_dagster.engine.row import RunRow, StepRow
-from maestro_dagster.engine.schema import corrupt, open_reader, plain_errors
+from maestro_dagster.engine.schema import corrupt, open_file
 from maestro_dagster.engine.writer import Delivery, GroupWriter
 from maestro_dagster.errors import JournalError
 from maestro_dagster.manifest.canonical import digest_bytes
@@ -32,12 +31,12 @@ T = TypeVar("T")
 
 
 class Journal:
-    """Opened on first use. Safe between threads, processes and forks."""
+    """Opened on first use. Safe between threads, processes and forks. `where`: a file, or a database."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._writer = GroupWriter(path)
-        self._local = threading.local()
+    def __init__(self, where: Path | Database) -> None:
+        self.database = open_file(where) if isinstance(where, Path) else where
+        self.place = self.database.place
+        self._writer = GroupWriter(self.database)
         self._flows: dict[str, Flow] = {}
 
     # Runs
@@ -57,7 +56,7 @@ class Journal:
         if found is None:
             raise JournalError(
                 f"there is no run {run_id}",
-                place=str(self.path),
+                place=self.place,
                 remedy="`maestro status` lists the runs of this project",
                 code="run-unknown",
             )
@@ -71,7 +70,7 @@ class Journal:
         if body is None or digest_bytes(body) != digest:
             raise JournalError(
                 f"the flow {digest} of a run is missing or damaged",
-                place=str(self.path),
+                place=self.place,
                 remedy="restore the journal from a backup",
                 code="journal-corrupt",
             )
@@ -100,7 +99,7 @@ class Journal:
     def is_cancelled(self, run_id: str) -> str | None:
         """Who asked for the cancellation and why, None when nobody did."""
 
-        def ask(connection: sqlite3.Connection) -> str | None:
+        def ask(connection: Connection) -> str | None:
             row = connection.execute("SELECT cancel FROM run WHERE run_id = ?", (run_id,)).fetchone()
             return None if row is None else row[0]
 
@@ -122,7 +121,7 @@ class Journal:
         self._writer.call(lambda c: writing.finish_run(c, run_id, status, finished_at, rows, record, error))
 
     def record(self, run_id: str) -> str | None:
-        def ask(connection: sqlite3.Connection) -> str | None:
+        def ask(connection: Connection) -> str | None:
             row = connection.execute("SELECT record FROM run WHERE run_id = ?", (run_id,)).fetchone()
             return None if row is None else row[0]
 
@@ -140,9 +139,7 @@ class Journal:
         """(last number, how many failed, how many died with their process)."""
         return self._read(lambda c: reading.count_attempts(c, run_id, step, iteration))
 
-    def submit(
-        self, work: Callable[[sqlite3.Connection], T], deliveries: Sequence[Delivery] = ()
-    ) -> Future[T]:
+    def submit(self, work: Callable[[Connection], T], deliveries: Sequence[Delivery] = ()) -> Future[T]:
         """Group-committed work out of `writing`."""
         return self._writer.submit(work, deliveries)
 
@@ -189,33 +186,15 @@ class Journal:
 
     def shrink_log(self) -> None:
         """Gives back the disk of SQLite's write-ahead log, unless another process is just using it."""
-        connection = self._reader()
-        waits = connection.execute("PRAGMA busy_timeout").fetchone()[0]
-        connection.execute("PRAGMA busy_timeout=0")
-        try:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlite3.OperationalError:
-            return  # busy: the next run's end comes soon enough
-        finally:
-            connection.execute(f"PRAGMA busy_timeout={waits}")
+        if isinstance(self.database, SqliteDatabase):
+            self.database.shrink_log()
 
     def close(self) -> None:
         self._writer.close()
-        connection = getattr(self._local, "connection", None)
-        if connection is not None and self._local.pid == os.getpid():
-            connection.close()
-            self._local.connection = None
+        self.database.close()
 
-    def _read(self, ask: Callable[[sqlite3.Connection], T]) -> T:
-        with plain_errors(self.path):
-            try:
-                return ask(self._reader())
-            except (ValueError, TypeError, KeyError) as error:
-                raise corrupt(self.path) from error  # SQLite kept the row, but not what was written
-
-    def _reader(self) -> sqlite3.Connection:
-        if getattr(self._local, "connection", None) is None or self._local.pid != os.getpid():
-            self._local.connection = open_reader(self.path)
-            self._local.pid = os.getpid()
-        connection: sqlite3.Connection = self._local.connection
-        return connection
+    def _read(self, ask: Callable[[Connection], T]) -> T:
+        try:
+            return self.database.run_read(ask)
+        except (ValueError, TypeError, KeyError) as error:
+            raise corrupt(self.place) from error  # the row was kept, but not what was written

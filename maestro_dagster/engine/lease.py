@@ -7,9 +7,9 @@ taking over from a living process would run a step twice.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 
+from maestro_dagster.database.interface import Connection
 from maestro_dagster.engine.process import ProcessMark
 
 
@@ -23,7 +23,7 @@ def is_live(process: str, expires: float, *, exclusive: bool) -> bool:
 
 
 def take_lease(
-    connection: sqlite3.Connection,
+    connection: Connection,
     run_id: str,
     owner: str,
     process: str,
@@ -40,13 +40,14 @@ def take_lease(
         if exclusive and not mine and is_live(other, expires, exclusive=bool(alone)):
             return False
     connection.execute(
-        "INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO lease VALUES (?, ?, ?, ?, ?) ON CONFLICT (run_id, owner) DO UPDATE SET"
+        " process = excluded.process, exclusive = excluded.exclusive, expires = excluded.expires",
         (run_id, owner, process, int(exclusive), time.time() + seconds),
     )
     return True
 
 
-def renew_lease(connection: sqlite3.Connection, run_id: str, owner: str, seconds: float) -> bool:
+def renew_lease(connection: Connection, run_id: str, owner: str, seconds: float) -> bool:
     """False when the lease is gone: somebody closed the run, or took it over."""
     cursor = connection.execute(
         "UPDATE lease SET expires = ? WHERE run_id = ? AND owner = ?", (time.time() + seconds, run_id, owner)
@@ -54,11 +55,11 @@ def renew_lease(connection: sqlite3.Connection, run_id: str, owner: str, seconds
     return cursor.rowcount == 1
 
 
-def release_lease(connection: sqlite3.Connection, run_id: str, owner: str) -> None:
+def release_lease(connection: Connection, run_id: str, owner: str) -> None:
     connection.execute("DELETE FROM lease WHERE run_id = ? AND owner = ?", (run_id, owner))
 
 
-def owner_lives(connection: sqlite3.Connection, run_id: str, owner: str) -> bool:
+def owner_lives(connection: Connection, run_id: str, owner: str) -> bool:
     """Whether the one who began a step's last attempt can still end it."""
     mark = ProcessMark.parse(owner)
     alive = mark.is_alive() if mark else None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import queue
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from maestro_dagster.artifacts.interface import Artifact
+from maestro_dagster.database.interface import Connection
 from maestro_dagster.engine import writing
 from maestro_dagster.engine.interface import StepOutcome
 from maestro_dagster.engine.redaction import learn_secrets
@@ -105,7 +105,7 @@ def _settle_unselected(
     if not ended:
         return rows
 
-    def work(connection: sqlite3.Connection) -> None:
+    def work(connection: Connection) -> None:
         for row in ended:
             writing.acknowledge(connection, run.run_id, row, owner)
 

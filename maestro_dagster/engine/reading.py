@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from typing import Any
 
 from maestro_dagster.artifacts.interface import Artifact
+from maestro_dagster.database.interface import Connection
 from maestro_dagster.engine.row import RunRow, StepRow
 
 _RUN = (
@@ -22,13 +22,13 @@ _STEP = (
 _EMPTY: dict[str, Any] = {}
 
 
-def read_run(connection: sqlite3.Connection, run_id: str) -> RunRow | None:
+def read_run(connection: Connection, run_id: str) -> RunRow | None:
     row = connection.execute(f"SELECT {_RUN} FROM run WHERE run_id = ?", (run_id,)).fetchone()  # noqa: S608
     return None if row is None else _run(row)
 
 
 def list_runs(
-    connection: sqlite3.Connection, limit: int, status: str | None, flow: str | None = None
+    connection: Connection, limit: int, status: str | None, flow: str | None = None
 ) -> list[RunRow]:
     """Newest first: the last `limit` of those that are asked for."""
     wanted = {name: value for name, value in (("status", status), ("flow", flow)) if value is not None}
@@ -37,22 +37,20 @@ def list_runs(
     return [_run(row) for row in connection.execute(query, (*wanted.values(), limit))]
 
 
-def read_flow(connection: sqlite3.Connection, digest: str) -> bytes | None:
+def read_flow(connection: Connection, digest: str) -> bytes | None:
     row = connection.execute("SELECT body FROM flow WHERE digest = ?", (digest,)).fetchone()
     return None if row is None else bytes(row[0])
 
 
-def read_steps(connection: sqlite3.Connection, run_id: str, step: str | None = None) -> list[StepRow]:
+def read_steps(connection: Connection, run_id: str, step: str | None = None) -> list[StepRow]:
     """All rows of a run, or of one step; iterations are rows of their own."""
     more = " AND step = ?" if step is not None else ""
     values = (run_id,) if step is None else (run_id, step)
-    query = f"SELECT {_STEP} FROM step WHERE run_id = ?{more}"  # noqa: S608
+    query = f"SELECT {_STEP} FROM step WHERE run_id = ?{more} ORDER BY step, iteration"  # noqa: S608
     return [_step(row) for row in connection.execute(query, values)]
 
 
-def count_attempts(
-    connection: sqlite3.Connection, run_id: str, step: str, iteration: int
-) -> tuple[int, int, int]:
+def count_attempts(connection: Connection, run_id: str, step: str, iteration: int) -> tuple[int, int, int]:
     """(last number, how many failed, how many died with their process)."""
     row = connection.execute(
         "SELECT coalesce(max(attempt), 0), count(*) FILTER (WHERE outcome = 'failed'),"
@@ -63,7 +61,7 @@ def count_attempts(
     return int(row[0]), int(row[1]), int(row[2])
 
 
-def read_leases(connection: sqlite3.Connection, run_id: str) -> list[tuple[str, str, bool, float]]:
+def read_leases(connection: Connection, run_id: str) -> list[tuple[str, str, bool, float]]:
     """(owner, process, exclusive, expires) of each lease on a run."""
     query = "SELECT owner, process, exclusive, expires FROM lease WHERE run_id = ?"
     return [
@@ -72,7 +70,7 @@ def read_leases(connection: sqlite3.Connection, run_id: str) -> list[tuple[str, 
     ]
 
 
-def run_ids(connection: sqlite3.Connection, status: str) -> list[tuple[str, bool]]:
+def run_ids(connection: Connection, status: str) -> list[tuple[str, bool]]:
     """(run_id, whether it was handed to Dagster) in the order of the requests."""
     query = "SELECT run_id, dagster_runs <> '[]' FROM run WHERE status = ? ORDER BY seq"
     return [(run_id, bool(submitted)) for run_id, submitted in connection.execute(query, (status,))]

@@ -15,6 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from maestro_dagster.database.interface import Wording
+from maestro_dagster.database.postgres import PostgresDatabase
+from maestro_dagster.database.sqlite import SqliteDatabase
 from maestro_dagster.engine.disk import has_little_space
 from maestro_dagster.errors import JournalError
 
@@ -62,6 +65,26 @@ CREATE TABLE lease (
   PRIMARY KEY (run_id, owner)
 ) WITHOUT ROWID;
 """
+
+
+def open_file(path: Path) -> SqliteDatabase:
+    """The journal in a file of its own."""
+    return SqliteDatabase(path, connect=_open_writer, connect_reader=open_reader, translate=translate)
+
+
+def open_server(url: str) -> PostgresDatabase:
+    """The journal in PostgreSQL; connected when it is used."""
+    return PostgresDatabase(url, "journal", wording=Wording(JournalError, "the journal", "journal"))
+
+
+def _open_writer(path: Path) -> sqlite3.Connection:
+    connection = open_connection(path)
+    try:
+        check_soundness(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def open_connection(path: Path) -> sqlite3.Connection:
@@ -127,17 +150,8 @@ def plain_errors(path: Path) -> Iterator[None]:
     """SQLite's and the system's errors in the operator's words."""
     try:
         yield
-    except sqlite3.Error as error:
-        raise _translate(error, path) from error
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise _full(path) from error
-        raise JournalError(
-            f"the journal cannot be opened: {error.strerror}",
-            place=str(path),
-            remedy="check the owner and mode of the state folder",
-            code="journal-unavailable",
-        ) from error
+    except (sqlite3.Error, OSError) as error:
+        raise translate(error, path) from error
 
 
 def check_journal(path: Path) -> list[str]:
@@ -248,10 +262,10 @@ def _check_length(path: Path) -> None:
         raise corrupt(path)
 
 
-def corrupt(path: Path) -> JournalError:
+def corrupt(place: Path | str) -> JournalError:
     return JournalError(
         "the journal is damaged and was left as it is",
-        place=str(path),
+        place=str(place),
         remedy="restore it with its -wal file from a backup, or rescue what is left with "
         "`sqlite3 journal.sqlite .recover`; the evidence folder and the artifacts are not touched",
         code="journal-corrupt",
@@ -267,7 +281,17 @@ def _full(path: Path) -> JournalError:
     )
 
 
-def _translate(error: sqlite3.Error, path: Path) -> JournalError:
+def translate(error: Exception, path: Path) -> JournalError:
+    """SQLite's and the system's errors in the operator's words."""
+    if isinstance(error, OSError):
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            return _full(path)
+        return JournalError(
+            f"the journal cannot be opened: {error.strerror}",
+            place=str(path),
+            remedy="check the owner and mode of the state folder",
+            code="journal-unavailable",
+        )
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or "decode to UTF-8" in str(error):
         return corrupt(path)

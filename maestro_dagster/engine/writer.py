@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import os
 import queue
-import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
-from maestro_dagster.engine.schema import check_soundness, open_connection, plain_errors
+from maestro_dagster.database.interface import Connection, Database
 from maestro_dagster.errors import JournalError
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
+Work = Callable[[Connection], T]
 _MOST = 256  # pieces in one transaction: other processes wait for it
 
 
@@ -44,8 +42,8 @@ class _Piece:
 class GroupWriter:
     """Starts its thread with the first write; a forked child gets a thread and connection of its own."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._lock = threading.Lock()
         self._pid = 0
         self._closed = False
@@ -57,7 +55,9 @@ class GroupWriter:
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
-                raise JournalError("the journal was closed", place=str(self._path), code="journal-closed")
+                raise JournalError(
+                    "the journal was closed", place=self._database.place, code="journal-closed"
+                )
             if self._pid != os.getpid():
                 self._start()
             self._queue.put(_Piece(work, deliveries, future))
@@ -77,20 +77,14 @@ class GroupWriter:
             thread.join()
 
     def _start(self) -> None:
-        connection = open_connection(self._path)
-        try:
-            check_soundness(connection, self._path)
-        except BaseException:
-            connection.close()
-            raise
         self._queue = queue.SimpleQueue()
         self._thread = threading.Thread(
-            target=self._run, args=(connection, self._queue), name="maestro-journal", daemon=True
+            target=self._run, args=(self._queue,), name="maestro-journal", daemon=True
         )
         self._pid = os.getpid()
         self._thread.start()
 
-    def _run(self, connection: sqlite3.Connection, waiting: queue.SimpleQueue[_Piece | None]) -> None:
+    def _run(self, waiting: queue.SimpleQueue[_Piece | None]) -> None:
         while (first := waiting.get()) is not None:
             batch = [first]
             item: _Piece | None = first
@@ -99,21 +93,22 @@ class GroupWriter:
                 if item is None:
                     break
                 batch.append(item)
-            self._commit(connection, batch)
+            self._commit(batch)
             if item is None:
                 break
-        connection.close()
+        self._database.close()
 
-    def _commit(self, connection: sqlite3.Connection, batch: list[_Piece]) -> None:
-        results: list[tuple[Any, Exception | None]] = []
+    def _commit(self, batch: list[_Piece]) -> None:
+        def work(connection: Connection) -> list[tuple[Any, Exception | None]]:
+            if len(batch) == 1:  # the transaction itself is the savepoint
+                return [(batch[0].work(connection), None)]
+            failure = self._database.failure
+            return [_run_piece(connection, piece.work, failure) for piece in batch]
+
         try:
             _deliver(batch)
-            with plain_errors(self._path):
-                connection.execute("BEGIN IMMEDIATE")
-                results = [_run_piece(connection, piece.work, alone=len(batch) == 1) for piece in batch]
-                connection.execute("COMMIT")
+            results = self._database.run_write(work)
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
-            _roll_back(connection)
             for piece in batch:
                 piece.future.set_exception(error)
             return
@@ -134,26 +129,16 @@ def _deliver(batch: list[_Piece]) -> None:
 
 
 def _run_piece(
-    connection: sqlite3.Connection, work: Work[Any], *, alone: bool
+    connection: Connection, work: Work[Any], broken: type[Exception]
 ) -> tuple[Any, Exception | None]:
-    if alone:  # the transaction itself is the savepoint
-        return work(connection), None
     connection.execute("SAVEPOINT piece")
     try:
         result = work(connection)
-    except sqlite3.Error:
-        raise  # the file or the disk: the whole batch fails
+    except broken:
+        raise  # the file, the disk or the server: the whole batch fails
     except Exception as error:  # noqa: BLE001 - handed to the one who waits for this piece
         connection.execute("ROLLBACK TO piece")
         connection.execute("RELEASE piece")
         return None, error
     connection.execute("RELEASE piece")
     return result, None
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        try:
-            connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            return

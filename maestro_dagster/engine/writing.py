@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from maestro_dagster.database.interface import Connection
 from maestro_dagster.engine.interface import RunRequest
 from maestro_dagster.engine.lease import owner_lives, release_lease
 from maestro_dagster.engine.row import ENDED, StepRow, dump
 from maestro_dagster.errors import JournalError
 
+_COLUMNS = (
+    "status, input_digest, config_digest, attempts, owner, uses, started_at, finished_at, duration_ms,"
+    " digest, media_type, size, cost_nano, tokens, facts, preview, error, reason, asset, chosen, reused_from,"
+    " detail, claim"
+)
 _STEP = (
-    "INSERT OR REPLACE INTO step (run_id, step, iteration, status, input_digest, config_digest, attempts,"
-    " owner, uses, started_at, finished_at, duration_ms, digest, media_type, size, cost_nano, tokens, facts,"
-    " preview, error, reason, asset, chosen, reused_from, detail, claim)"
-    " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    f"INSERT INTO step (run_id, step, iteration, {_COLUMNS})"  # noqa: S608 - constants of this file
+    f" VALUES (?,?,?{',?' * len(_COLUMNS.split(','))}) ON CONFLICT (run_id, step, iteration) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _COLUMNS.split(", "))
 )
 
 
-def insert_run(
-    connection: sqlite3.Connection, request: RunRequest, digest: str, body: bytes, now: float
-) -> bool:
-    connection.execute("INSERT OR IGNORE INTO flow VALUES (?, ?)", (digest, body))
+def insert_run(connection: Connection, request: RunRequest, digest: str, body: bytes, now: float) -> bool:
+    connection.execute("INSERT INTO flow VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, body))
     flow = request.flow
     cursor = connection.execute(
-        "INSERT OR IGNORE INTO run (run_id, flow, flow_version, flow_digest, params, git, partition_key,"
+        "INSERT INTO run (run_id, flow, flow_version, flow_digest, params, git, partition_key,"
         " cause, actor, budget_nano, region, reuse_from, selection, status, requested_at)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,'requested',?)",
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,'requested',?) ON CONFLICT DO NOTHING",
         (
             request.run_id,
             flow.name,
@@ -49,13 +51,13 @@ def insert_run(
     return cursor.rowcount == 1
 
 
-def store_decision(connection: sqlite3.Connection, run_id: str, decision: Mapping[str, Any]) -> None:
+def store_decision(connection: Connection, run_id: str, decision: Mapping[str, Any]) -> None:
     connection.execute(
         "UPDATE run SET decision = ? WHERE run_id = ? AND decision IS NULL", (dump(dict(decision)), run_id)
     )
 
 
-def start_run(connection: sqlite3.Connection, run_id: str, now: float) -> None:
+def start_run(connection: Connection, run_id: str, now: float) -> None:
     connection.execute(
         "UPDATE run SET status = 'running', started_at = coalesce(started_at, ?)"
         " WHERE run_id = ? AND status = 'requested'",
@@ -63,7 +65,7 @@ def start_run(connection: sqlite3.Connection, run_id: str, now: float) -> None:
     )
 
 
-def cancel_run(connection: sqlite3.Connection, run_id: str, why: str) -> bool:
+def cancel_run(connection: Connection, run_id: str, why: str) -> bool:
     cursor = connection.execute(
         "UPDATE run SET cancel = coalesce(cancel, ?) WHERE run_id = ? AND status IN ('requested', 'running')",
         (why, run_id),
@@ -71,7 +73,7 @@ def cancel_run(connection: sqlite3.Connection, run_id: str, why: str) -> bool:
     return cursor.rowcount == 1
 
 
-def add_dagster_run(connection: sqlite3.Connection, run_id: str, dagster_run_id: str) -> None:
+def add_dagster_run(connection: Connection, run_id: str, dagster_run_id: str) -> None:
     row = connection.execute("SELECT dagster_runs FROM run WHERE run_id = ?", (run_id,)).fetchone()
     known = [] if row is None else json.loads(row[0])
     if dagster_run_id not in known:
@@ -81,7 +83,7 @@ def add_dagster_run(connection: sqlite3.Connection, run_id: str, dagster_run_id:
 
 
 def begin_attempt(
-    connection: sqlite3.Connection,
+    connection: Connection,
     run_id: str,
     row: StepRow,
     owner: str,
@@ -126,9 +128,7 @@ def begin_attempt(
     return attempt
 
 
-def _insert_running(
-    connection: sqlite3.Connection, run_id: str, row: StepRow, owner: str, now: float
-) -> None:
+def _insert_running(connection: Connection, run_id: str, row: StepRow, owner: str, now: float) -> None:
     connection.execute(
         "INSERT INTO step (run_id, step, iteration, status, input_digest, config_digest, attempts,"
         " owner, uses, started_at, asset) VALUES (?,?,?,'running',?,?,1,?,?,?,?)",
@@ -147,7 +147,7 @@ def _insert_running(
 
 
 def end_attempt(
-    connection: sqlite3.Connection,
+    connection: Connection,
     run_id: str,
     row: StepRow,
     attempt: int,
@@ -162,7 +162,7 @@ def end_attempt(
     )
 
 
-def acknowledge(connection: sqlite3.Connection, run_id: str, row: StepRow, owner: str) -> None:
+def acknowledge(connection: Connection, run_id: str, row: StepRow, owner: str) -> None:
     """The step has ended. Raises JournalError (`step-elsewhere`) when it is no longer this process's own."""
     found = connection.execute(
         "SELECT status, owner FROM step WHERE run_id = ? AND step = ? AND iteration = ?",
@@ -183,7 +183,7 @@ def acknowledge(connection: sqlite3.Connection, run_id: str, row: StepRow, owner
     insert_step(connection, run_id, row)
 
 
-def insert_step(connection: sqlite3.Connection, run_id: str, row: StepRow) -> None:
+def insert_step(connection: Connection, run_id: str, row: StepRow) -> None:
     artifact = row.artifact
     connection.execute(
         _STEP,
@@ -206,9 +206,9 @@ def insert_step(connection: sqlite3.Connection, run_id: str, row: StepRow) -> No
             row.cost_nano,
             row.tokens,
             dump(dict(row.facts)),
-            row.preview,
+            _plain(row.preview),
             _json(row.error),
-            row.reason,
+            None if row.reason is None else _plain(row.reason),
             int(row.asset),
             None if row.chosen is None else dump(list(row.chosen)),
             row.reused_from,
@@ -219,7 +219,7 @@ def insert_step(connection: sqlite3.Connection, run_id: str, row: StepRow) -> No
 
 
 def finish_run(
-    connection: sqlite3.Connection,
+    connection: Connection,
     run_id: str,
     status: str,
     finished_at: float,
@@ -239,13 +239,13 @@ def finish_run(
     connection.execute("DELETE FROM lease WHERE run_id = ? AND exclusive = 0", (run_id,))
 
 
-def store_evidence(connection: sqlite3.Connection, run_id: str, path: str, digest: str) -> None:
+def store_evidence(connection: Connection, run_id: str, path: str, digest: str) -> None:
     connection.execute(
         "UPDATE run SET evidence_path = ?, evidence_digest = ? WHERE run_id = ?", (path, digest, run_id)
     )
 
 
-def acquire_rate(connection: sqlite3.Connection, key: str, limit: int, seconds: float, now: float) -> float:
+def acquire_rate(connection: Connection, key: str, limit: int, seconds: float, now: float) -> float:
     connection.execute("DELETE FROM rate WHERE key = ? AND at <= ?", (key, now - seconds))
     count, oldest = connection.execute("SELECT count(*), min(at) FROM rate WHERE key = ?", (key,)).fetchone()
     if count < limit:
@@ -254,7 +254,7 @@ def acquire_rate(connection: sqlite3.Connection, key: str, limit: int, seconds: 
     return max(0.001, float(oldest) + seconds - now)
 
 
-def leave(connection: sqlite3.Connection, run_id: str, owner: str) -> None:
+def leave(connection: Connection, run_id: str, owner: str) -> None:
     """Gives up a lease; steps left in the middle may be begun again, by this process too."""
     connection.execute("UPDATE step SET owner = NULL WHERE run_id = ? AND owner = ?", (run_id, owner))
     release_lease(connection, run_id, owner)
@@ -262,3 +262,8 @@ def leave(connection: sqlite3.Connection, run_id: str, owner: str) -> None:
 
 def _json(value: Any) -> str | None:
     return None if value is None else dump(dict(value))
+
+
+def _plain(text: str) -> str:
+    """What a step printed may hold NUL, which not every database keeps in a text."""
+    return text.replace("\0", "\ufffd")

@@ -22,7 +22,7 @@ from maestro_dagster.engine.engine import Engine
 from maestro_dagster.engine.journal import Journal
 from maestro_dagster.engine.lease import is_live
 from maestro_dagster.engine.process import ProcessMark, mark_process
-from maestro_dagster.engine.schema import check_journal, open_connection
+from maestro_dagster.engine.schema import check_journal, open_connection, open_file
 from maestro_dagster.engine.writer import Delivery, GroupWriter
 from maestro_dagster.errors import JournalError, MaestroError
 
@@ -41,7 +41,7 @@ def journal(tmp_path: Path, engine: Engine, perform: Any, support: ModuleType) -
     """A journal with one closed run of some steps, checkpointed into one file."""
     perform(support.make_flow(*({"id": f"s{number}"} for number in range(30))))
     engine.services.journal.close()
-    path = engine.services.journal.path
+    path = Path(engine.services.journal.place)
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()
@@ -159,7 +159,7 @@ def test_a_full_disk_is_said_and_nothing_of_the_batch_is_kept(tmp_path: Path) ->
     connection = open_connection(path)
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.close()
-    writer = GroupWriter(path)
+    writer = GroupWriter(open_file(path))
     writer.call(lambda c: c.execute(f"PRAGMA max_page_count={pages + 1}"))
 
     def fill(connection: sqlite3.Connection) -> None:
@@ -172,7 +172,7 @@ def test_a_full_disk_is_said_and_nothing_of_the_batch_is_kept(tmp_path: Path) ->
 
 
 def test_what_is_submitted_together_shares_deliveries_and_keeps_its_order(tmp_path: Path) -> None:
-    writer = GroupWriter(tmp_path / "journal.sqlite")
+    writer = GroupWriter(open_file(tmp_path / "journal.sqlite"))
     delivered: list[list[int]] = []
     order: list[int] = []
     hold = threading.Event()
@@ -209,7 +209,7 @@ def code_of_closed(writer: GroupWriter) -> str:
 
 
 def _insert(path: Path, start: int, count: int) -> None:
-    writer = GroupWriter(path)
+    writer = GroupWriter(open_file(path))
     for number in range(start, start + count):
         writer.call(lambda c, number=number: c.execute("INSERT INTO rate VALUES ('k', ?)", (number,)))  # type: ignore[misc]
     writer.close()
@@ -331,7 +331,7 @@ def test_damage_is_noticed_before_the_first_write(tmp_path: Path) -> None:
     page = int.from_bytes(data[16:18], "big")
     data[-2 * page : -page] = b"\x55" * page
     path.write_bytes(data)
-    writer = GroupWriter(path)
+    writer = GroupWriter(open_file(path))
     assert code_of(lambda: writer.call(lambda c: c.execute("INSERT INTO rate VALUES ('a', 0)"))) == (
         "journal-corrupt"
     )
