@@ -47,11 +47,6 @@ _READERS: Mapping[str, ModuleType] = {
     "azure-devops": webhook_azure,
     "standard": webhook_standard,
 }
-# What each forge has to say in its own words, and we in one: an action of a pull request, a release.
-_ACTIONS = {
-    ("pr", "synchronize"): "updated",
-    ("pr", "ready_for_review"): "ready",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,19 +153,8 @@ def _make_event(
         source="webhook",
         name=forge.name,
         kind=reading.kind,
-        facts={"forge": forge.forge, "event": event, "delivery": delivery_id, **_name_action(reading)},
+        facts={"forge": forge.forge, "event": event, "delivery": delivery_id, **reading.facts},
     )
-
-
-def _name_action(reading: Reading) -> dict[str, object]:
-    facts = dict(reading.facts)
-    action = str(facts.get("action", ""))
-    named = _ACTIONS.get((reading.kind, action), action)
-    if reading.kind == "pr" and named == "closed" and facts.get("merged") is True:
-        named = "merged"
-    if reading.kind in {"pipeline", "check"} and action:
-        named = "completed" if action == "completed" else "requested"
-    return facts if named == action else {**facts, "action": named, "forge_action": action}
 
 
 def _is_own_report(reading: Reading) -> bool:

@@ -9,14 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from maestro_dagster.errors import EventError, MaestroError
+from maestro_dagster.errors import MaestroError
 from maestro_dagster.project.root import Project
 
 if TYPE_CHECKING:
     from maestro_dagster.events.interface import RepositoryEvent
-    from maestro_dagster.telemetry.redaction import Redactor
-
-FORGES = Path("resources") / "forges.yaml"
 
 
 class Delivery(Protocol):
@@ -55,6 +52,7 @@ class Backend:
 def open_backend(project: Project) -> Backend:
     """The backend of a project. The inbox is opened; forges are read when a delivery comes."""
     from maestro_dagster.events.inbox import Inbox
+    from maestro_dagster.project.webhook import open_receiver
     from maestro_dagster.telemetry.redaction import Redactor
 
     redactor = Redactor()
@@ -74,7 +72,7 @@ def open_backend(project: Project) -> Backend:
 
     (project.home / "logs").mkdir(parents=True, exist_ok=True)
     return Backend(
-        receive=_open_receiver(project, redactor),
+        receive=open_receiver(project, learn=redactor.add_all),
         accept=accept,
         metrics=lambda: b"",
         checks=checks,
@@ -82,21 +80,6 @@ def open_backend(project: Project) -> Backend:
         hide=redactor.hide,
         hosts=project.settings.server_hosts,
     )
-
-
-def _open_receiver(
-    project: Project,
-    redactor: Redactor,  # noqa: ARG001
-) -> Callable[[str, Mapping[str, str], bytes], Delivery]:
-    def receive(name: str, headers: Mapping[str, str], body: bytes) -> Delivery:  # noqa: ARG001
-        raise EventError(
-            f"no repository is called {name!r}",
-            place=str(project.root / FORGES),
-            remedy="see the URL of the webhook",
-            code="webhook-unknown",
-        )
-
-    return receive
 
 
 def _holds(look: Callable[[], object]) -> bool:

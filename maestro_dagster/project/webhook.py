@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from maestro_dagster.errors import ProjectError
@@ -18,19 +18,28 @@ if TYPE_CHECKING:
 Receiver = Callable[[str, Mapping[str, str], bytes], "Delivery"]
 
 
-def open_receiver(project: Project) -> Receiver:
+def open_receiver(project: Project, learn: Callable[[Iterable[str]], None]) -> Receiver:
     """A function of the URL's name, the headers and the raw body, for many threads at once.
 
     `resources/forges.yaml` is read again when it has changed, the secrets each time: a new one counts from
     the next delivery on. Raises EventError (`webhook-unknown`, `forges-invalid`, those of `receive`).
+
+    Args:
+        project: whose repositories they are.
+        learn: is given each secret before it is used, so that it can be hidden.
+
     """
     from maestro_dagster.events.webhook import receive
 
-    forges = ForgeFile(project)
+    forges, learned = ForgeFile(project), set[str]()
 
     def receive_delivery(name: str, headers: Mapping[str, str], body: bytes) -> Delivery:
         forge = find_forge(forges.read(), name)
-        return receive(forge, find_secrets(project, forge), headers, body, time.time())
+        secrets = find_secrets(project, forge)
+        if fresh := set(secrets) - learned:
+            learn(fresh)
+            learned.update(fresh)
+        return receive(forge, secrets, headers, body, time.time())
 
     return receive_delivery
 
