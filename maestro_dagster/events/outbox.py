@@ -197,6 +197,14 @@ class Outbox:
             )
         )
 
+    def renew(self, owner: str, until: float) -> None:
+        """What the owner claimed is its own for longer."""
+        self._database.run_write(
+            lambda c: (
+                c.execute("UPDATE report SET claimed_until = ? WHERE owner = ?", (until, owner)).rowcount
+            )
+        )
+
     def release(self, owner: str) -> None:
         """Gives back all that the owner claimed and did not get to."""
         self._database.run_write(
@@ -291,4 +299,4 @@ def _entry(row: Sequence[Any]) -> Entry:
 
 
 def _dump(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(value, separators=(",", ":"))

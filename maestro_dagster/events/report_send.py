@@ -12,6 +12,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,15 @@ _random = random.SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds. No row is begun later than `batch` after its claim, so `claim` outlasts batch + whole."""
+    """Seconds. `claim`: so long after its death what a process had claimed is taken up by others; `quiet`:
+    the longest that a bad moment with one row holds up the others of its repository.
+    """
 
     call: float = 15.0
     whole: float = 120.0
-    batch: float = 180.0
-    claim: float = 600.0
+    batch: float = 60.0  # no row is begun later than that after the first
+    claim: float = 60.0
+    quiet: float = 10.0
     first_wait: float = 5.0
     longest_wait: float = 1800.0
     refused: int = 6  # tries of what the forge refuses
@@ -88,14 +92,22 @@ class Sender:
         for entry in claimed:
             groups.setdefault(entry.repository, []).append(entry)
         limit = aiohttp.ClientTimeout(total=self._patience.call)
+        renewal = asyncio.create_task(self._renew())
         try:
             async with aiohttp.ClientSession(timeout=limit, cookie_jar=aiohttp.DummyCookieJar()) as session:
                 found = await asyncio.gather(
                     *(self._send_group(session, name, entries) for name, entries in groups.items())
                 )
         finally:
+            renewal.cancel()
             self._outbox.release(self._owner)
         return [one for sent in found for one in sent]
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._patience.claim / 4)
+            with suppress(EventError):  # the next time comes before the claims run out
+                self._outbox.renew(self._owner, self._clock() + self._patience.claim)
 
     async def _send_group(
         self, session: aiohttp.ClientSession, name: str, entries: Sequence[Entry]
@@ -156,6 +168,8 @@ class Sender:
         due_at = now + max(error.retry_after or 0.0, _random.uniform(longest / 2, longest))
         if error.error_code == "report-limited":
             self._paused[entry.repository] = due_at
+        elif error.retryable:
+            self._paused[entry.repository] = min(due_at, now + max(error.retry_after or 0.0, patience.quiet))
         waits = error.retryable or error.error_code in {"report-unauthorised", "report-unknown"}
         give_up = now - entry.changed_at > patience.total or (
             not waits and entry.tries + 1 >= patience.refused

@@ -104,6 +104,11 @@ class Settings:
     alert_webhook: str | None = _setting(
         "URL that is told of each threshold of a budget; none: nobody", check="url?", default=None
     )
+    public_url: str | None = _setting(
+        "URL under which people reach this server, for links in reports to forges; none: no links",
+        check="url?",
+        default=None,
+    )
     origins: Mapping[str, Origin] = field(default_factory=dict, metadata={"check": ""})
 
     def origin(self, name: str) -> Origin:
