@@ -24,6 +24,7 @@ from maestro_dagster.engine.meter import AttemptMeter, measure
 from maestro_dagster.engine.row import RunRow
 from maestro_dagster.engine.scope import Prepared
 from maestro_dagster.engine.services import Services
+from maestro_dagster.engine.traced import Note, TracedCage, TracedHub, note_nothing
 from maestro_dagster.errors import MaestroError, StepError
 from maestro_dagster.manifest.canonical import canonical_json
 from maestro_dagster.manifest.model import Task
@@ -77,12 +78,14 @@ class Attempt:
         number: int,
         ledger: SpoolLedger,
         log: RunLog,
+        note: Note = note_nothing,
     ) -> None:
         self._services = services
         self._run = run
         self._assignment = assignment
         self._number = number
         self._ledger = ledger
+        self._note = note
         self._log = partial(
             log.write, step=assignment.task.id, iteration=assignment.iteration, attempt=number
         )
@@ -201,8 +204,8 @@ class Attempt:
             idempotency_key=digest_content(key.encode())[7:39],
             scratch=scratch,
             store=services.store,
-            cage=services.cage,
-            models=services.hub,
+            cage=TracedCage(services.cage),
+            models=TracedHub(services.hub, self._note),
             ledger=self._ledger,
             meter=self._meter,
             network=Network(egress=egress, allow_private=services.network.allow_private),

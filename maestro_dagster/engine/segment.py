@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from maestro_dagster.artifacts.interface import Artifact
+from maestro_dagster.database.interface import Connection
 from maestro_dagster.engine import writing
 from maestro_dagster.engine.attempt import Assignment, Trial
 from maestro_dagster.engine.interface import StepOutcome
@@ -26,6 +26,7 @@ from maestro_dagster.engine.scope import Prepared, RunScope
 from maestro_dagster.engine.services import Services
 from maestro_dagster.engine.settlement import Settler, plain_row
 from maestro_dagster.engine.source import Source
+from maestro_dagster.engine.trace import note_trial
 from maestro_dagster.engine.trying import Effort, Trier
 from maestro_dagster.engine.writer import Delivery
 from maestro_dagster.errors import JournalError, MaestroError, StepError
@@ -91,7 +92,7 @@ class Segment:
 
     async def run(self) -> None:
         """Returns when every step of the segment has ended. Raises what makes going on impossible."""
-        with self._trier:
+        with self._trier, self._trier.open_segment(self._mine):
             watch = asyncio.create_task(self._watch())
             watch.add_done_callback(self._ended)
             try:
@@ -129,7 +130,9 @@ class Segment:
             if self.cancelled:
                 effort = Effort(Trial(time.time(), cancelled=True), number)
             elif task.uses.startswith(MAP):
-                effort, iterations = await self._map(assignment).work(number)
+                with self._trier.open_span(assignment, number) as span:
+                    effort, iterations = await self._map(assignment).work(number)
+                    note_trial(span, effort.trial)
             else:
                 effort = await self._trier.persist(assignment, row, number)
         except asyncio.CancelledError:
@@ -150,6 +153,7 @@ class Segment:
             attempts=effort.number,
             preview=effort.preview,
             iterations=iterations,
+            calls=self._trier.calls(task.id),
         )
         await self._finish(Ending(ended, effort))
 
@@ -222,7 +226,7 @@ class Segment:
             return
         run_id, owner, now = self._run.run_id, self._trier.owner, time.time()
 
-        def work(connection: sqlite3.Connection) -> list[int]:
+        def work(connection: Connection) -> list[int]:
             if ending is not None:
                 row, effort = ending.row, ending.effort
                 writing.end_attempt(connection, run_id, row, effort.number, row.status, row.error, now)
@@ -344,7 +348,7 @@ class Segment:
             )
 
     def _submit(
-        self, work: Callable[[sqlite3.Connection], Any], deliveries: Sequence[Delivery] = ()
+        self, work: Callable[[Connection], Any], deliveries: Sequence[Delivery] = ()
     ) -> asyncio.Future[Any]:
         return asyncio.wrap_future(self._services.journal.submit(work, deliveries))
 

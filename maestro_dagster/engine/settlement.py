@@ -51,6 +51,7 @@ class Settler:
         attempts: int,
         preview: str = "",
         iterations: Sequence[Mapping[str, Any]] = (),
+        calls: Sequence[Mapping[str, Any]] = (),
     ) -> StepRow:
         """The end of a step that was tried: done, failed or cancelled."""
         result = trial.result
@@ -61,6 +62,8 @@ class Settler:
         detail: dict[str, Any] = {}
         if result is not None:
             detail = describe_result(result.built, result.sbom, result.warnings)
+        if calls:
+            detail["calls"] = list(calls)
         ended = replace(
             row,
             status=status,

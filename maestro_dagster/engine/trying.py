@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, Self
 
 from maestro_dagster.artifacts.interface import TREE_MEDIA_TYPE, Artifact
@@ -24,10 +26,21 @@ from maestro_dagster.engine.row import RunRow, StepRow
 from maestro_dagster.engine.services import Services
 from maestro_dagster.engine.settlement import Bill
 from maestro_dagster.engine.thrift import ThriftyHub
+from maestro_dagster.engine.trace import (
+    attempt_options,
+    begin_run,
+    begin_segment,
+    note_trial,
+    open_trace,
+    step_title,
+)
+from maestro_dagster.engine.traced import CallCount
 from maestro_dagster.engine.writer import Delivery, Work
 from maestro_dagster.errors import CostError
 from maestro_dagster.manifest.model import Budget, Flow
 from maestro_dagster.manifest.money import parse_usd
+from maestro_dagster.telemetry.name import STEP_SPAN
+from maestro_dagster.telemetry.span import Span, current_span, name_error, run_span_id
 
 
 class Submit(Protocol):
@@ -67,6 +80,9 @@ class Trier:
         self._writer: UsageWriter | None = None
         self._budget = open_budget(services.budgets, run, flow, owner)
         self._acts: dict[str, list[str]] = defaultdict(list)
+        self._calls: dict[str, dict[tuple[str, str], CallCount]] = defaultdict(dict)
+        self.trace = open_trace(services, run.run_id)
+        self.parent: Span | str = run_span_id(run.run_id)  # of the attempts' spans: the segment's, once open
         self._one_at_a_time = asyncio.Lock()
         self._retention_tier = (
             "legal-hold" if flow.legal_hold else flow.retention_tier or DEFAULT_RETENTION_TIER
@@ -86,8 +102,22 @@ class Trier:
 
     def __exit__(self, *_: object) -> None:
         self.log.close()
+        self.trace.close()
         if self._writer is not None:
             self._writer.close()
+
+    @contextmanager
+    def open_segment(self, steps: Iterable[str]) -> Iterator[None]:
+        """Around all that this process does for the run: its span is the parent of the attempts'."""
+        begin_run(self.trace, self._run)
+        span = self.parent = begin_segment(self.trace, self._run, self.owner, steps)
+        try:
+            yield
+        except BaseException as error:
+            span.fail(name_error(error), str(error))
+            raise
+        finally:
+            self.trace.end(span)
 
     def recall(self) -> None:
         """Takes over what earlier processes spent on this run: it counts in bills and budgets."""
@@ -147,6 +177,21 @@ class Trier:
         return begun
 
     async def _try_once(self, assignment: Assignment, number: int) -> Effort:
+        with self.open_span(assignment, number) as span:
+            effort = await self._try_within_budget(assignment, number)
+            note_trial(span, effort.trial)
+            return effort
+
+    @contextmanager
+    def open_span(self, assignment: Assignment, number: int) -> Iterator[Span]:
+        """Around one attempt: its calls to the outside are below it, a map's iterations below the map's."""
+        parent = current_span() if assignment.iteration >= 0 else None
+        options = attempt_options(self._run, assignment, number, parent or self.parent)
+        title = step_title(assignment.task.id, assignment.iteration)
+        with self.trace.span(title, STEP_SPAN, **options) as span:
+            yield span
+
+    async def _try_within_budget(self, assignment: Assignment, number: int) -> Effort:
         task = assignment.task
         budget = self._budget.open_step(task.id, self._tell)
         work = work_id(self._run.run_id, task.id, assignment.iteration, number)
@@ -170,7 +215,13 @@ class Trier:
         scope = self._usage_scope(task.id, assignment.iteration, number)
         ledger = SpoolLedger(self._open_spool(), scope, budget)
         attempt = Attempt(
-            self._thrifty(budget, began, scope), self._run, assignment, number, ledger, self.log
+            self._thrifty(budget, began, scope),
+            self._run,
+            assignment,
+            number,
+            ledger,
+            self.log,
+            partial(self._note_call, task.id),
         )
         trial = await attempt.run(self._cancelling)
         events = price_attempt(
@@ -215,6 +266,16 @@ class Trier:
     def acts(self, step: str) -> list[str]:
         """Thresholds of budgets that were reached while the step ran, each once."""
         return self._acts[step]
+
+    def calls(self, step: str) -> list[dict[str, Any]]:
+        """How many calls the step's attempts in this process made of which model, for the metrics."""
+        return [
+            {"provider": provider, "model": model, **count.to_json()}
+            for (provider, model), count in sorted(self._calls[step].items())
+        ]
+
+    def _note_call(self, step: str, provider: str, model: str, milliseconds: float, failure: str) -> None:
+        self._calls[step].setdefault((provider, model), CallCount()).add(milliseconds, failure)
 
     def _tell(self, step: str, act: Act) -> None:
         text = act.to_text()

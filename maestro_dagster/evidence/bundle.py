@@ -37,9 +37,11 @@ RECEIPT: Final = "receipt.sigstore.json"
 KEY_HINT: Final = "key-hint.txt"
 INDEX: Final = "index.json"
 REPORT: Final = "report.html"
+TRACE: Final = "trace.json"
 FIXED_FILES: Final = frozenset(
     {CLAIMS, DECISIONS, SBOM, SLOS, COSTS, MANIFEST_HASH, FLOW, RECEIPT, KEY_HINT, INDEX, REPORT}
 )
+OPTIONAL_FILES: Final = frozenset({TRACE})  # bundles of earlier releases have none
 
 
 def build_bundle(record: RunRecord, signer: Signer) -> bytes:
@@ -76,6 +78,8 @@ def assemble_bundle(
         FLOW: record.flow_json,
         KEY_HINT: f"{signer.algorithm} {signer.hint}\n".encode(),
     }
+    if record.trace is not None:
+        files[TRACE] = record.trace
     files |= _sign_provenance(record, description, claims, signer)
     files[REPORT] = render_report(
         description,

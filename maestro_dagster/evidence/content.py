@@ -23,6 +23,7 @@ from maestro_dagster.evidence.bundle import (
     REPORT,
     SBOM,
     SLOS,
+    TRACE,
     check_completeness,
     claimed_outputs,
     describe_files,
@@ -302,6 +303,11 @@ def _check_texts(content: Content, trust: Trust) -> Iterator[Problem]:
     line = trust.signer_line()
     if line is not None and content.files[KEY_HINT] != f"{line}\n".encode():
         yield Problem("key-hint", KEY_HINT, "it names another key than the one that signed")
+    if TRACE in content.files:
+        try:
+            read_canonical(content.files[TRACE], "the trace", code="trace")
+        except EvidenceError as error:
+            yield Problem(error.error_code, TRACE, error.fact)
 
 
 def _check_report(content: Content) -> Iterator[Problem]:

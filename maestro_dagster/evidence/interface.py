@@ -105,3 +105,4 @@ class RunRecord:
         default_factory=dict
     )  # cause, actor, git, project digests, dagster runs
     warnings: tuple[str, ...] = ()
+    trace: bytes | None = None  # OTLP in RFC 8785 JSON; None for runs of releases that kept none

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from maestro_dagster.errors import EvidenceError
 from maestro_dagster.evidence.archive import SIZE_LIMIT, read_archive
-from maestro_dagster.evidence.bundle import FIXED_FILES, INDEX, RECEIPT, write_index
+from maestro_dagster.evidence.bundle import FIXED_FILES, INDEX, OPTIONAL_FILES, RECEIPT, write_index
 from maestro_dagster.evidence.content import check_content
 from maestro_dagster.evidence.dsse import read_statement
 from maestro_dagster.evidence.problem import Problem
@@ -170,7 +170,7 @@ def _all_text(value: Any, names: Sequence[str]) -> bool:
 def _check_names(files: Mapping[str, bytes]) -> None:
     for name in sorted(FIXED_FILES - files.keys()):
         raise EvidenceError("a file of the bundle is missing", place=name, code="file-missing")
-    for name in sorted(files.keys() - FIXED_FILES):
+    for name in sorted(files.keys() - FIXED_FILES - OPTIONAL_FILES):
         if _PROVENANCE_NAME.fullmatch(name) is None:
             raise EvidenceError(
                 "the bundle has a file that is no part of it", place=name, code="file-unexpected"

@@ -48,6 +48,8 @@ async def call_litellm(model: Model, request: ModelRequest, key: str, timeout: f
         arguments["api_key"] = key
     if model.base_url:
         arguments["api_base"] = model.base_url
+    if request.traceparent:
+        arguments["extra_headers"] = {"traceparent": request.traceparent}
     try:
         response = await asyncio.wait_for(litellm.acompletion(**arguments), timeout + 1)
     except TimeoutError:
@@ -70,6 +72,7 @@ def _translate(model: Model, error: Exception, key: str) -> ModelError:
     retryable = not isinstance(status, int) or status in _RETRYABLE or status >= _SERVER
     result = _error(model, f"was refused: {text}", retryable=retryable)
     result.answered = answered
+    result.status = status if answered else None
     headers = getattr(getattr(error, "response", None), "headers", None)
     if isinstance(headers, Mapping):
         result.retry_after = read_retry_after(headers.get("retry-after"))

@@ -21,6 +21,7 @@ class ModelRequest:
     )  # of the built-in provider: min_words, max_words, keywords
     region: str | None = None
     idempotency_key: str | None = None
+    traceparent: str | None = None  # of the caller's span (W3C Trace Context), sent to the provider
 
 
 @dataclass(frozen=True, slots=True)

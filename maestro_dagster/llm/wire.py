@@ -34,6 +34,8 @@ async def call_endpoint(model: Model, request: ModelRequest, key: str, timeout: 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     if request.idempotency_key:
         headers["Idempotency-Key"] = request.idempotency_key
+    if request.traceparent:
+        headers["traceparent"] = request.traceparent
     try:
         # No cookies, no proxy or netrc from the environment: the catalogue alone says where a call goes.
         async with (
@@ -129,7 +131,7 @@ async def _refusal(model: Model, response: aiohttp.ClientResponse, key: str) -> 
         remedy=remedy,
         code="model-refused",
     )
-    error.answered = True
+    error.answered, error.status = True, status
     error.retryable = status in _RETRYABLE or status >= _SERVER
     error.retry_after = read_retry_after(response.headers.get("Retry-After"))
     return error

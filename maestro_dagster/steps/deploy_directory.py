@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +23,7 @@ from maestro_dagster.steps.interface import Effects, Estimate, StepConfig, StepC
 from maestro_dagster.steps.project_folder import locked, open_project_folder
 from maestro_dagster.steps.simple_index import Release, list_releases, sync_folder
 from maestro_dagster.steps.wheel_folder import find_pip
+from maestro_dagster.telemetry.span import open_call
 
 INSTALL_SECONDS = 300
 READY = ".maestro-ready"
@@ -181,6 +182,11 @@ async def _install(context: StepContext, target: Target, index: Path, release: R
 
 
 async def _call(context: StepContext, *argv: str) -> None:
+    with open_call(f"exec {Path(argv[0]).name}", process__executable__name=Path(argv[0]).name):
+        await _run(context, argv)
+
+
+async def _run(context: StepContext, argv: Sequence[str]) -> None:
     process = await asyncio.create_subprocess_exec(
         *argv,
         stdin=asyncio.subprocess.DEVNULL,

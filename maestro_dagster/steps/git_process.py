@@ -11,10 +11,13 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from maestro_dagster.errors import StepError
+from maestro_dagster.telemetry import name
+from maestro_dagster.telemetry.span import open_call
 
 OUTPUT_BYTES = 64 * 1024**2
 # Attributes of the commit would rewrite contents; these win over all others (gitattributes(5)).
@@ -87,13 +90,18 @@ class GitProcess:
         }
         if self.proxy:
             environment["https_proxy"] = environment["http_proxy"] = self.proxy
-        for name in ("GIT_SSL_CAINFO", "SSL_CERT_FILE"):
-            if name in os.environ:
-                environment[name] = os.environ[name]
+        for variable in ("GIT_SSL_CAINFO", "SSL_CERT_FILE"):
+            if variable in os.environ:
+                environment[variable] = os.environ[variable]
         return environment
 
     async def run(self, *arguments: str, time_limit: float = 300.0) -> bytes:
         """What git prints. Raises StepError (`git-failed`, `git-too-slow`)."""
+        with open_call(f"git {arguments[0]}") as span:
+            span.attributes[name.PROCESS_COMMAND] = "git"
+            return await self._run(arguments, time_limit)
+
+    async def _run(self, arguments: Sequence[str], time_limit: float) -> bytes:
         try:
             process = await asyncio.create_subprocess_exec(
                 "git",

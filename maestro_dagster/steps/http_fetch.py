@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from maestro_dagster.errors import StepError
 from maestro_dagster.steps.address import AddressRule
+from maestro_dagster.telemetry import name
+from maestro_dagster.telemetry.span import Span, open_call
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
@@ -23,6 +25,7 @@ _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Dropped when a redirect leaves the host that they were meant for.
 _CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key", "idempotency-key"})
 _PORTS = {"http": 80, "https": 443}
+_TRACE = frozenset({"traceparent", "tracestate"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +97,35 @@ def show_url(url: str) -> str:
 
 async def _follow(exchange: Exchange, rule: AddressRule) -> Answer:
     for redirects in range(exchange.max_redirects + 1):
-        found = await _exchange_once(exchange, rule, redirects)
+        found = await _trace_hop(exchange, rule, redirects)
         if isinstance(found, Answer):
             return found
         exchange = _redirected(exchange, found)
     raise _refused(f"more than {exchange.max_redirects} redirects", show_url(exchange.url), "http-redirects")
 
 
-async def _exchange_once(exchange: Exchange, rule: AddressRule, redirects: int) -> Answer | str:
+async def _trace_hop(exchange: Exchange, rule: AddressRule, redirects: int) -> Answer | str:
+    """One hop in a span of its own, whose id the server learns (W3C Trace Context)."""
+    with open_call(exchange.method) as span:
+        try:
+            parts = urlsplit(exchange.url)
+            address, port = parts.hostname, parts.port or _PORTS.get(parts.scheme)
+        except ValueError:
+            address, port = None, None
+        span.attributes |= {
+            name.HTTP_METHOD: exchange.method,
+            name.URL_FULL: show_url(exchange.url),
+            name.SERVER_ADDRESS: address,
+            name.SERVER_PORT: port,
+        }
+        if span.trace_id:
+            own = {"traceparent": span.traceparent}
+            given = {key: value for key, value in exchange.headers.items() if key.lower() not in _TRACE}
+            exchange = replace(exchange, headers={**given, **own})
+        return await _exchange_once(exchange, rule, redirects, span)
+
+
+async def _exchange_once(exchange: Exchange, rule: AddressRule, redirects: int, span: Span) -> Answer | str:
     """One hop: the answer, or where it redirects to."""
     import aiohttp
 
@@ -119,6 +143,7 @@ async def _exchange_once(exchange: Exchange, rule: AddressRule, redirects: int) 
                 allow_redirects=False,
             ) as response,
         ):
+            span.attributes[name.HTTP_STATUS] = response.status
             if response.status in _REDIRECTS and "location" in response.headers:
                 return str(response.url.join(_parse_location(response.headers["location"])))
             _check_status(response.status, response.reason or "", exchange)

@@ -25,6 +25,7 @@ from maestro_dagster.errors import StepError
 from maestro_dagster.steps.foreign_code import ForeignCall, run_foreign
 from maestro_dagster.steps.interface import StepContext
 from maestro_dagster.steps.wheel_lock import Pin
+from maestro_dagster.telemetry.span import open_call
 
 FETCH_SECONDS = 300
 MOST_BYTES = 2 * 1024**3
@@ -110,14 +111,14 @@ async def _download(pins: Sequence[Pin], wheels: Path, context: StepContext) -> 
     )
     options += ("--disable-pip-version-check", "--no-python-version-warning", "--progress-bar", "off")
     context.log(f"fetching {len(pins)} wheels")
+    with open_call("pip download", process__executable__name="pip"):
+        await _call_pip(context, "download", *options, "--dest", str(wheels), "-r", str(lock))
+
+
+async def _call_pip(context: StepContext, *arguments: str) -> None:
     process = await asyncio.create_subprocess_exec(
         *find_pip(),
-        "download",
-        *options,
-        "--dest",
-        str(wheels),
-        "-r",
-        str(lock),
+        *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
