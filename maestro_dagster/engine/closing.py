@@ -25,6 +25,7 @@ from maestro_dagster.engine.row import FINAL, RunRow, StepRow, dump
 from maestro_dagster.engine.schedule import Skip, Standing, build_graph, judge
 from maestro_dagster.engine.services import Services
 from maestro_dagster.engine.settlement import Settler, format_time, waiting_row
+from maestro_dagster.engine.trace import finish_trace, pack_trace, unpack_trace
 from maestro_dagster.engine.trying import bill_events, open_budget
 from maestro_dagster.errors import EvidenceError, JournalError, KeyMissingError, MaestroError, StepError
 from maestro_dagster.evidence.bundle import build_bundle
@@ -87,19 +88,23 @@ def _finish(services: Services, run: RunRow) -> None:
     flow = services.journal.flow(run.flow_digest)
     learn_secrets(services, run, flow)
     events = services.spool.read_run(run.run_id)
-    known = {row.step: row for row in services.journal.steps(run.run_id) if row.iteration < 0}
+    known_rows = services.journal.steps(run.run_id)
+    known = {row.step: row for row in known_rows if row.iteration < 0}
     now = time.time()
     rows = _end_steps(services, run, flow, known, events, now)
     whole = {**known, **{row.step: row for row in rows}}
     status, error = _final_status(run, flow, whole)
     order = topological_order(flow)
     finished = replace(run, status=status, finished_at=now)  # type: ignore[arg-type]
+    iterations = [row for row in known_rows if row.iteration >= 0]
+    trace = finish_trace(services, finished, [*whole.values(), *iterations], error=error)
     record = {
         "order": order,
         "slos": measure_objectives(finished, [whole[step] for step in order]),
         "cost_report": cost_report(events),
         "context": _context(services, run),
         "signer": services.signer.hint,
+        "trace": pack_trace(trace),
     }
     services.journal.finish_run(run.run_id, status, now, rows, dump(record), error)
 
@@ -214,6 +219,7 @@ def _build(services: Services, run: RunRow, steps: Sequence[StepRow]) -> bytes:
             sbom=sbom,
             slos=record["slos"],
             cost_report=record["cost_report"],
+            trace=unpack_trace(record.get("trace")),
             built=built,
             context=record["context"],
             warnings=tuple(dict.fromkeys([*_warnings(run, ordered), *warnings])),
