@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 
 from maestro_dagster.cli.output import emit, json_option
-
-_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}")
 
 
 @click.group()
@@ -48,19 +45,11 @@ def export(run: str, step: str | None, output: Path | None, as_json: bool) -> in
 
 
 def _read_bundle(run: str) -> bytes:
-    from maestro_dagster.errors import EvidenceError
-    from maestro_dagster.evidence.verify import read_limited
+    from maestro_dagster.evidence.store import EvidenceStore
     from maestro_dagster.project.root import find_project
 
-    path = find_project().evidence / f"{run}.zip"
-    if _RUN.fullmatch(run) is None or not path.is_file():
-        raise EvidenceError(
-            f"there is no evidence of a run {run!r}",
-            place=str(path.parent),
-            remedy="`maestro status` lists the runs; a run has evidence once it has ended",
-            code="bundle-missing",
-        )
-    return read_limited(path)
+    project = find_project()
+    return EvidenceStore(project.evidence, project.evidence_url).read(run)
 
 
 def _write(target: Path, data: bytes) -> None:

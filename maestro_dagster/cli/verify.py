@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +37,7 @@ Example:
   maestro verify january.parquet.sigstore.json --artifact january.parquet
 """
 )
-@click.argument("file", type=_FILE, metavar="ZIP")
+@click.argument("location", metavar="ZIP")
 @click.option("--key", "keys", type=_FILE, multiple=True, help="Public key (PEM) to trust; may be repeated.")
 @click.option("--trusted-root", type=_FILE, help="Sigstore trusted root, to judge a keyless signature.")
 @click.option("--identity", default="", help="Who must have signed without a key, as in the certificate.")
@@ -43,7 +45,7 @@ Example:
 @click.option("--artifact", type=_FILE, help="File that a single signed statement must speak of.")
 @json_option
 def command(
-    file: Path,
+    location: str,
     keys: tuple[Path, ...],
     trusted_root: Path | None,
     identity: str,
@@ -51,21 +53,41 @@ def command(
     artifact: Path | None,
     as_json: bool,
 ) -> int:
-    """Check an evidence bundle (or a proof of one claim, or a signed statement) offline."""
+    """Check an evidence bundle (or a proof of one claim, or a signed statement) offline.
+
+    ZIP is a file, or the URL (`s3://bucket/evidence/RUN.zip`) of an object store.
+    """
     keyless = None
     if trusted_root is not None or identity or issuer:
         if keys:
             raise click.UsageError("--key and --trusted-root exclude each other")
         keyless = (trusted_root or Path("trusted_root.json"), identity, issuer)
-    judge = (file, artifact, () if keyless else _trusted_keys(keys), keyless)
     statement = None
-    if _is_export(file):
-        report, statement = _judge_export(*judge)
-    else:
-        report = _judge(*judge)
+    with _on_disk(location) as file:
+        judge = (file, artifact, () if keyless else _trusted_keys(keys), keyless)
+        if _is_export(file):
+            report, statement = _judge_export(*judge)
+        else:
+            report = _judge(*judge)
     figures = {"export": statement.to_json()} if statement else {}
     emit(report.to_json() | figures, as_json, text=lambda: _show(report, statement))
     return 0 if report.ok else 1
+
+
+@contextmanager
+def _on_disk(location: str) -> Iterator[Path]:
+    """The file of a path; of a URL a copy, for as long as it is looked at."""
+    if "://" not in location:
+        yield Path(location)
+        return
+    from tempfile import TemporaryDirectory
+
+    from maestro_dagster.evidence.store import read_location
+
+    with TemporaryDirectory(prefix="maestro-verify-") as folder:
+        copy = Path(folder) / (location.rpartition("/")[2] or "evidence.zip")
+        copy.write_bytes(read_location(location))
+        yield copy
 
 
 def _trusted_keys(keys: tuple[Path, ...]) -> tuple[bytes, ...]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,8 +44,8 @@ def close_run(services: Services, run_id: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder / f".{run_id}.lock"):
         run = services.journal.run(run_id)
-        path = folder / f"{run_id}.zip"
-        if run.evidence_digest is not None and _has_digest(path, run.evidence_digest):
+        store = services.evidence
+        if run.evidence_digest is not None and (path := store.fetch(run_id, run.evidence_digest)) is not None:
             return path
         if run.status not in FINAL:
             _finish(services, run)
@@ -58,7 +56,7 @@ def close_run(services: Services, run_id: str) -> Path:
         if run.evidence_digest not in {None, digest}:
             raise EvidenceError(
                 "the bundle of this run was lost and cannot be made again with the same bytes",
-                place=str(path),
+                place=store.place(run_id),
                 remedy="restore it from a backup; it was signed with another key or by another release",
                 code="evidence-lost",
             )
@@ -67,8 +65,8 @@ def close_run(services: Services, run_id: str) -> Path:
             # Not before the run has ended for good: a run that goes on could not book any more.
             flow = services.journal.flow(run.flow_digest)
             open_budget(services.budgets, run, flow).reconcile(services.spool.read_run(run_id), end=True)
-        _write(path, data)
-        services.journal.store_evidence(run_id, str(path), digest)
+        path = store.publish(run_id, data)
+        services.journal.store_evidence(run_id, store.place(run_id), digest)
         services.journal.shrink_log()
     shutil.rmtree(services.scratch_folder / run_id, ignore_errors=True)
     return path
@@ -330,36 +328,3 @@ def _only_one(path: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
-
-
-def _has_digest(path: Path, digest: str) -> bool:
-    try:
-        return digest_bytes(path.read_bytes()) == digest
-    except OSError:
-        return False
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Appears whole or not at all. Raises EvidenceError (`disk-full`, `evidence-write`)."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        raise EvidenceError(
-            "the disk is full, the evidence was not written" if full else "the evidence cannot be written",
-            place=str(path),
-            remedy="free some space or check the folder's mode, then run the command again",
-            code="disk-full" if full else "evidence-write",
-        ) from error

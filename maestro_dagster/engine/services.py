@@ -21,6 +21,7 @@ from maestro_dagster.telemetry.redaction import Redactor
 
 if TYPE_CHECKING:
     from maestro_dagster.engine.journal import Journal
+    from maestro_dagster.evidence.store import EvidenceStore
 
 
 class KindSource(Protocol):
@@ -95,3 +96,11 @@ class Services:
     pins: Mapping[str, str] = field(default_factory=dict)
     region: str | None = None  # of requests that name none
     limits: Limits = field(default_factory=Limits)
+    evidence_url: str | None = None  # object store that all machines find the bundles in; None: the folder
+
+    @property
+    def evidence(self) -> EvidenceStore:
+        """Where finished bundles lie."""
+        from maestro_dagster.evidence.store import EvidenceStore
+
+        return EvidenceStore(self.evidence_folder, self.evidence_url)

@@ -42,7 +42,14 @@ class Project:
 
     @property
     def evidence(self) -> Path:
-        return self.home / "evidence"
+        """The folder of bundles; with `evidence_url` it holds copies of what is there."""
+        chosen = self.settings.evidence
+        return self.home / "evidence" if chosen is None or "://" in chosen else self.path(chosen)
+
+    @property
+    def evidence_url(self) -> str | None:
+        chosen = self.settings.evidence
+        return chosen if chosen is not None and "://" in chosen else None
 
     @property
     def spool(self) -> Path:

@@ -70,6 +70,7 @@ def open_services(project: Project) -> Services:
         project=view_project(project),
         network=Network(allow_private=settings.network_allow_private),
         evidence_folder=project.evidence,
+        evidence_url=project.evidence_url,
         scratch_folder=project.home / "scratch",
         log_folder=project.home / "logs",
         policy_document=build_document,

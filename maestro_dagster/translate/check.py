@@ -92,4 +92,4 @@ def evidence_checked(view: RunView, key: dg.AssetKey, bundle: Path, public_pem: 
         {"claims": dg.MetadataValue.int(claims), "steps": dg.MetadataValue.int(expected)},
     )  # fmt: skip
     text = "; ".join(problems[:5]) or "signature, digests, inclusion proofs and links hold"
-    yield Checked(key, VERIFIED, not problems, text, {"command": f"maestro verify {bundle}"})
+    yield Checked(key, VERIFIED, not problems, text, {"command": f"maestro verify {view.evidence}"})

@@ -36,11 +36,11 @@ def close_run(
     bundle = runtime.engine.close(run_id)
     view = runtime.engine.view(run_id)
     data = bundle.read_bytes()
-    metadata = {**_evidence_metadata(view, bundle, data, settings), **_cost_metadata(runtime, run_id)}
+    metadata = {**_evidence_metadata(view, data, settings), **_cost_metadata(runtime, run_id)}
     yield Made(plan.evidence_key, digest_bytes(data), metadata, run_id)
     if plan.sbom is not None:
         sbom = read_sbom(bundle)
-        yield Made(plan.keys[plan.sbom], digest_bytes(sbom), _sbom_metadata(view, bundle, sbom), run_id)
+        yield Made(plan.keys[plan.sbom], digest_bytes(sbom), _sbom_metadata(view, sbom), run_id)
     if not settings.enable_checks:
         return
     yield policy_checked(view, plan.evidence_key)
@@ -49,9 +49,7 @@ def close_run(
         yield from evidence_checked(view, plan.evidence_key, bundle, signer.public_pem)
 
 
-def _evidence_metadata(
-    view: RunView, bundle: Path, data: bytes, settings: FlowTranslatorSettings
-) -> dict[str, Any]:
+def _evidence_metadata(view: RunView, data: bytes, settings: FlowTranslatorSettings) -> dict[str, Any]:
     costs = [step.cost_nano for step in view.steps]
     known = [cost for cost in costs if cost is not None]
     begun = view.started_at or view.requested_at
@@ -59,9 +57,9 @@ def _evidence_metadata(
         "status": view.status,
         **_timeline(view, settings),
         "steps": dg.MetadataValue.md(_table(view)),
-        "path": dg.MetadataValue.path(str(bundle)),
+        "path": dg.MetadataValue.path(view.evidence or ""),
         "size": dg.MetadataValue.int(len(data)),
-        "verify": dg.MetadataValue.md(f"`maestro verify {bundle}`"),
+        "verify": dg.MetadataValue.md(f"`maestro verify {view.evidence}`"),
         "flow_digest": view.flow_digest,
         "tokens": dg.MetadataValue.int(sum(step.tokens for step in view.steps)),
         "duration_s": dg.MetadataValue.float(round(max((view.finished_at or begun) - begun, 0.0), 3)),
@@ -127,7 +125,7 @@ def read_sbom(bundle: Path) -> bytes:
         return archive.read("sbom.json")
 
 
-def _sbom_metadata(view: RunView, bundle: Path, sbom: bytes) -> dict[str, Any]:
+def _sbom_metadata(view: RunView, sbom: bytes) -> dict[str, Any]:
     components = json.loads(sbom).get("components", [])
     lines = [f"| {each.get('name')} | {each.get('version', '')} |" for each in components[:40]]
     return {
@@ -135,6 +133,6 @@ def _sbom_metadata(view: RunView, bundle: Path, sbom: bytes) -> dict[str, Any]:
         "size": dg.MetadataValue.int(len(sbom)),
         "components": dg.MetadataValue.int(len(components)),
         "preview": dg.MetadataValue.md("\n".join(["| component | version |", "|---|---|", *lines])),
-        "evidence": dg.MetadataValue.path(str(bundle)),
+        "evidence": dg.MetadataValue.path(view.evidence or ""),
         RUN_TAG: view.run_id,
     }

@@ -107,7 +107,7 @@ def step_events(
     if key is None:
         return
     if outcome.artifact is not None and outcome.status in {"done", "reused"}:
-        evidence = str(runtime.engine.services.evidence_folder / f"{run_id}.zip")
+        evidence = runtime.engine.services.evidence.place(run_id)
         limit = translator.settings.preview_limit
         yield artifact_made(outcome, key, run_id, evidence, limit, costs.describe(outcome.step))
     if translator.settings.enable_checks and (checked := gate_checked(outcome, key)):

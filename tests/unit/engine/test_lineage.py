@@ -15,9 +15,9 @@ from maestro_dagster.costs.ancestry import Ancestry
 from maestro_dagster.costs.explain import explain_artifact, explain_run, explain_step
 from maestro_dagster.costs.lake import open_lake
 from maestro_dagster.costs.lineage import LineageRecord, read_lineage
-from maestro_dagster.engine import closing
 from maestro_dagster.engine.engine import Engine
 from maestro_dagster.errors import CostError, EvidenceError
+from maestro_dagster.evidence import store
 from maestro_dagster.llm.interface import ModelUsage
 from maestro_dagster.manifest.money import parse_usd
 from maestro_dagster.steps.interface import StepResult
@@ -218,7 +218,7 @@ def test_a_crash_before_the_evidence_is_stored_repeats_the_same_bytes(
     engine.request(support.make_request("r1", flow))
     list(engine.stream_segment("r1", ("one",)))
     with monkeypatch.context() as patch:
-        patch.setattr(closing, "_write", _full)
+        patch.setattr(store, "_write", _full)
         with pytest.raises(EvidenceError):
             engine.close("r1")
     path = engine.services.spool.folder / "lineage" / "r1.ndjson"
