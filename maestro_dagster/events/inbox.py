@@ -14,14 +14,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
-import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from maestro_dagster.errors import EventError
+from maestro_dagster.database.interface import Connection, Database, Wording
+from maestro_dagster.database.sqlite import SqliteDatabase
+from maestro_dagster.errors import EventError, MaestroError
 from maestro_dagster.events.drop import read_drop
 from maestro_dagster.events.interface import RepositoryEvent, check_event, write_facts
 
@@ -57,32 +57,42 @@ _COLUMNS = "event_id, repository, before, after, ref, received_at, source, name,
 _LATER_COLUMNS = {"kind": "''", "facts": "'{}'"}  # those that a table of release 0.1 lacks, with defaults
 
 
+class InboxWording(Wording):
+    """Whatever is wrong with the database, the inbox has one code for it."""
+
+    def fault(self, kind: str, what: str, place: str, remedy: str) -> MaestroError:
+        del kind
+        return _unusable(what, place, remedy)
+
+
+WORDING = InboxWording(EventError, "the inbox", "inbox")
+
+
 class Inbox:
-    """One per process; its methods may be called from several threads.
+    """Its methods may be called from several threads; several processes may have the same inbox.
 
     Args:
-        folder: the maildir above.
-        database: its SQLite file.
+        folder: the maildir above, of this machine.
+        database: its SQLite file, or a database with the tables below.
+
+    Raises EventError (`inbox-unusable`), as every method does.
 
     """
 
-    def __init__(self, folder: Path, database: Path) -> None:
+    def __init__(self, folder: Path, database: Path | Database) -> None:
         self.folder = folder
-        self.database = database
-        self._lock = threading.RLock()
+        self.database: Database = (
+            SqliteDatabase(database, tables=_SCHEMA, wording=WORDING)
+            if isinstance(database, Path)
+            else database
+        )
         try:
             for part in ("new", "tmp", "bad"):
                 (folder / part).mkdir(parents=True, exist_ok=True)
-            database.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(
-                database, timeout=30, isolation_level=None, check_same_thread=False
-            )
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(_SCHEMA)
-            self._add_later_columns()
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             raise self._broken(error) from error
+        if self.database.kind == "sqlite":
+            self.database.run_write(_add_later_columns)
         self._recover_torn()
 
     def ingest(self) -> tuple[RepositoryEvent, ...]:
@@ -95,7 +105,7 @@ class Inbox:
             found: list[RepositoryEvent] = []
             for start in range(0, len(names), _BATCH):
                 found += self._ingest_batch(names[start : start + _BATCH])
-        except (OSError, sqlite3.Error) as error:
+        except OSError as error:
             raise self._broken(error) from error
         return tuple(found)
 
@@ -109,11 +119,12 @@ class Inbox:
             check_event(event)
         if not checked:
             return ()
-        with self.transaction() as connection:
-            return tuple(_insert(connection, event) for event in checked)
+        return self.database.run_write(
+            lambda connection: tuple(_insert(connection, event) for event in checked)
+        )
 
     def insert(
-        self, connection: sqlite3.Connection, events: Iterable[RepositoryEvent]
+        self, connection: Connection, events: Iterable[RepositoryEvent]
     ) -> tuple[RepositoryEvent, ...]:
         """Put events that came by another way into the table, within a transaction; those that were new."""
         return tuple(event for event in events if _insert(connection, event))
@@ -132,45 +143,19 @@ class Inbox:
 
     def mark_all_requested(self, runs: Mapping[str, Sequence[str]]) -> None:
         """As `mark_requested` for many events, with one wait for the disk."""
-        with self.transaction() as connection:
-            connection.executemany(
-                "UPDATE event SET state = 'requested', run_ids = ? WHERE event_id = ?",
-                [(json.dumps(list(run_ids)), event_id) for event_id, run_ids in runs.items()],
-            )
+        rows = [(json.dumps(list(run_ids)), event_id) for event_id, run_ids in runs.items()]
+        sql = "UPDATE event SET state = 'requested', run_ids = ? WHERE event_id = ?"
+        if rows:
+            self.database.run_write(lambda connection: connection.executemany(sql, rows))
 
     def run_ids(self, event_id: str) -> tuple[str, ...]:
         """The runs that were requested for the event."""
-        with self._lock:
-            row = self._connection.execute(
-                "SELECT run_ids FROM event WHERE event_id = ?", (event_id,)
-            ).fetchone()
+        sql = "SELECT run_ids FROM event WHERE event_id = ?"
+        row = self.database.run_read(lambda connection: connection.execute(sql, (event_id,)).fetchone())
         return tuple(json.loads(row[0])) if row else ()
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction; durable when the block has ended."""
-        with self._lock:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield self._connection
-                except BaseException:
-                    self._connection.execute("ROLLBACK")
-                    raise
-                self._connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                raise self._broken(error) from error
-
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
-
-    def _add_later_columns(self) -> None:
-        with self.transaction() as connection:
-            known = {row[1] for row in connection.execute("PRAGMA table_info(event)")}
-            for name, default in _LATER_COLUMNS.items():
-                if name not in known:
-                    connection.execute(f"ALTER TABLE event ADD COLUMN {name} TEXT NOT NULL DEFAULT {default}")
+        self.database.close()
 
     def _ingest_batch(self, names: Sequence[str]) -> list[RepositoryEvent]:
         drops: list[tuple[float, int, Path, RepositoryEvent]] = []
@@ -185,8 +170,9 @@ class Inbox:
                 continue  # another process took it, or the disk has a bad moment: the next pass looks again
             drops.append((event.received_at, order, path, event))
         drops.sort(key=lambda drop: drop[:2])
-        with self.transaction() as connection:
-            fresh = [event for _, _, _, event in drops if _insert(connection, event)]
+        fresh = self.database.run_write(
+            lambda connection: [event for _, _, _, event in drops if _insert(connection, event)]
+        )
         for _, _, path, _ in drops:
             with contextlib.suppress(OSError):  # one that stays is known by its event id
                 path.unlink()
@@ -219,23 +205,21 @@ class Inbox:
                     path.rename(self.folder / "new" / path.name)
 
     def _select(self, clause: str, limit: int) -> tuple[RepositoryEvent, ...]:
-        try:
-            with self._lock:
-                rows = self._connection.execute(
-                    f"SELECT {_COLUMNS} FROM event {clause}",  # noqa: S608 - constants of this file
-                    (limit,),
-                ).fetchall()
-        except sqlite3.Error as error:
-            raise self._broken(error) from error
+        sql = f"SELECT {_COLUMNS} FROM event {clause}"  # noqa: S608 - constants of this file
+        rows = self.database.run_read(lambda connection: connection.execute(sql, (limit,)).fetchall())
         return tuple(_read_row(row) for row in rows)
 
-    def _broken(self, error: Exception) -> EventError:
-        return EventError(
-            f"the inbox cannot be used: {error}",
-            place=str(self.database if isinstance(error, sqlite3.Error) else self.folder),
-            remedy="see that the disk has room and the folder is writable; nothing of it was lost",
-            code="inbox-unusable",
-        )
+    def _broken(self, error: OSError) -> EventError:
+        remedy = "see that the disk has room and the folder is writable; nothing of it was lost"
+        return _unusable(f"cannot be used: {error}", str(self.folder), remedy)
+
+
+def _add_later_columns(connection: Connection) -> None:
+    """The SQLite file of an earlier release is read on."""
+    known = {row[1] for row in connection.execute("PRAGMA table_info(event)")}
+    for name, default in _LATER_COLUMNS.items():
+        if name not in known:
+            connection.execute(f"ALTER TABLE event ADD COLUMN {name} TEXT NOT NULL DEFAULT {default}")
 
 
 def _read_row(row: Sequence[Any]) -> RepositoryEvent:
@@ -243,10 +227,10 @@ def _read_row(row: Sequence[Any]) -> RepositoryEvent:
     return RepositoryEvent(**{**named, "facts": json.loads(named["facts"])})
 
 
-def _insert(connection: sqlite3.Connection, event: RepositoryEvent) -> bool:
+def _insert(connection: Connection, event: RepositoryEvent) -> bool:
     row = connection.execute(
-        f"INSERT OR IGNORE INTO event ({_COLUMNS}, state)"  # noqa: S608 - constants of this file
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending')",
+        f"INSERT INTO event ({_COLUMNS}, state)"  # noqa: S608 - constants of this file
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending') ON CONFLICT (event_id) DO NOTHING",
         (
             event.event_id,
             event.repository,
@@ -261,3 +245,7 @@ def _insert(connection: sqlite3.Connection, event: RepositoryEvent) -> bool:
         ),
     )
     return row.rowcount > 0
+
+
+def _unusable(what: str, place: str, remedy: str) -> EventError:
+    return EventError(f"the inbox {what}", place=place, remedy=remedy, code="inbox-unusable")

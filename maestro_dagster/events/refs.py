@@ -8,12 +8,12 @@ the refs without an event: what was there before is no push.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from maestro_dagster.database.interface import Connection
 from maestro_dagster.errors import EventError
 from maestro_dagster.events.git import run_git, run_git_remote
 from maestro_dagster.events.hook import is_hooked
@@ -21,6 +21,10 @@ from maestro_dagster.events.inbox import Inbox
 from maestro_dagster.events.interface import RepositoryEvent
 
 _FIRST_SIGHT = "."  # no ref is called so: the row says that the repository was seen
+_SEE = (
+    "INSERT INTO seen_ref (repository, ref, sha, moves) VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (repository, ref) DO UPDATE SET sha = excluded.sha, moves = excluded.moves"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,8 @@ def _record(
     inbox: Inbox, repository: str, name: str, refs: dict[str, str], now: float
 ) -> list[RepositoryEvent]:
     place = repository if is_remote(repository) else str(Path(repository).resolve())
-    with inbox.transaction() as connection:
+
+    def record(connection: Connection) -> list[RepositoryEvent]:
         rows = connection.execute("SELECT ref, sha, moves FROM seen_ref WHERE repository = ?", (place,))
         seen = {ref: (sha, moves) for ref, sha, moves in rows}
         first = _FIRST_SIGHT not in seen
@@ -87,19 +92,18 @@ def _record(
             if after == before or (first and ref not in refs):
                 continue
             moves += 1
-            connection.execute(
-                "INSERT OR REPLACE INTO seen_ref (repository, ref, sha, moves) VALUES (?, ?, ?, ?)",
-                (place, ref, after, moves),
-            )
+            connection.execute(_SEE, (place, ref, after, moves))
             if not first and not _is_known(connection, place, ref, after):
                 event = _event(place, ref, before or "0" * len(after), after, moves, now)
                 moved.append(replace(event, name=name) if name else event)
         if first:
-            connection.execute("INSERT INTO seen_ref VALUES (?, ?, '', 0)", (place, _FIRST_SIGHT))
+            connection.execute(_SEE, (place, _FIRST_SIGHT, "", 0))
         return list(inbox.insert(connection, moved))
 
+    return inbox.database.run_write(record)
 
-def _is_known(connection: sqlite3.Connection, place: str, ref: str, after: str) -> bool:
+
+def _is_known(connection: Connection, place: str, ref: str, after: str) -> bool:
     """Whether a hook, since removed, already brought this move."""
     row = connection.execute(
         "SELECT after FROM event WHERE repository = ? AND ref = ? ORDER BY sequence DESC LIMIT 1",

@@ -47,7 +47,7 @@ def test_pushes_while_the_taker_dies(git: Git, inbox: Inbox, tmp_path: Path) -> 
     install_hook(git.bare, inbox.folder)
     rng = random.Random(7)
     requests = tmp_path / "requests"
-    arguments = [sys.executable, "-c", TAKER, str(inbox.folder), str(inbox.database), str(requests)]
+    arguments = [sys.executable, "-c", TAKER, str(inbox.folder), inbox.database.place, str(requests)]
     kills = set(rng.sample(range(PUSHES), KILLS))
     taker = subprocess.Popen(arguments)
     pushed = []

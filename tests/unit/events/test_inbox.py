@@ -295,14 +295,14 @@ def test_a_failed_transaction_leaves_nothing(inbox: Inbox) -> None:
     event = RepositoryEvent("e" * 12, "/r", "a" * 40, "b" * 40, "refs/heads/main", 1.0)
 
     def fail() -> None:
-        with inbox.transaction() as connection:
+        with inbox.database.write() as connection:
             inbox.insert(connection, [event])
             raise sqlite3.OperationalError("database or disk is full")
 
     with pytest.raises(EventError):
         fail()
     assert inbox.pending() == ()
-    with inbox.transaction() as connection:
+    with inbox.database.write() as connection:
         assert inbox.insert(connection, [event]) == (event,)
         assert inbox.insert(connection, [event]) == ()
 

@@ -70,8 +70,7 @@ class Desk:
         self.asked += requests
 
     def record(self, event: RepositoryEvent) -> None:
-        with self.inbox.transaction() as connection:
-            self.inbox.insert(connection, [event])
+        self.inbox.accept([event])
 
     def push(
         self, repository: Path, ref: str = "refs/heads/main", event_id: str = "event-0001"
