@@ -134,13 +134,14 @@ def check_money(day: str, candidate: pa.Table, published: pa.Table, spooled: pa.
 
     The tables are in the lake's schema: `published` is what readers see now, `spooled` what the spool adds.
     """
-    import duckdb
     import pyarrow as pa
+
+    from maestro_dagster.costs.duck import connect_memory
 
     floats = [name for name in MONEY if not pa.types.is_decimal(candidate.schema.field(name).type)]
     facts = [_fact("money is decimal, never a float", "none", ", ".join(floats) or "none")]
     span = _span(day)
-    with duckdb.connect(":memory:", config={"threads": 2}) as connection:
+    with connect_memory(threads="2") as connection:
         for name, table in (("candidate", candidate), ("published", published), ("spooled", spooled)):
             connection.register(name, table)
         cursor = connection.execute(_MONEY, span)
@@ -210,9 +211,9 @@ def _measure_cube(lake: Lake, name: str, day: str) -> tuple[int, int, int] | Non
 
 
 def _query(sql: str, table: pa.Table) -> tuple[Any, ...]:
-    import duckdb
+    from maestro_dagster.costs.duck import connect_memory
 
-    with duckdb.connect(":memory:", config={"threads": 2}) as connection:
+    with connect_memory(threads="2") as connection:
         connection.register("t", table)
         return tuple(connection.execute(sql).fetchone() or ())
 

@@ -105,20 +105,23 @@ def read_spool(spool: UsageSpool, since: str | None = None, until: str | None = 
     return _table_with_day(merge_frames(frames)) if frames else None
 
 
-def _connect(lake: Lake) -> duckdb.DuckDBPyConnection:
+def connect_memory(**config: str) -> duckdb.DuckDBPyConnection:
+    """A database of its own in memory; DuckDB's progress bar would go into our output, so it has none."""
     import duckdb
 
-    spill = Path(tempfile.gettempdir()) / f"maestro-duckdb-{os.getpid()}"
-    connection = duckdb.connect(
-        config={
-            "autoinstall_known_extensions": "false",
-            "autoload_known_extensions": "false",
-            "allow_community_extensions": "false",
-            "temp_directory": str(spill),
-        }
+    connection = duckdb.connect(":memory:", config={**config})
+    connection.execute("SET enable_progress_bar = false")
+    return connection
+
+
+def _connect(lake: Lake) -> duckdb.DuckDBPyConnection:
+    connection = connect_memory(
+        autoinstall_known_extensions="false",
+        autoload_known_extensions="false",
+        allow_community_extensions="false",
+        temp_directory=str(Path(tempfile.gettempdir()) / f"maestro-duckdb-{os.getpid()}"),
     )
     connection.execute("SET TimeZone = 'UTC'; SET parquet_metadata_cache = true")  # files never change
-    connection.execute("SET enable_progress_bar = false")  # it would be written into our own output
     if lake.files is not None:
         connection.register_filesystem(lake.files)
     return connection

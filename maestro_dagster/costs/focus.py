@@ -82,6 +82,7 @@ def focus_batches(usage: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[pa
     import duckdb
     import pyarrow as pa
 
+    from maestro_dagster.costs.duck import connect_memory
     from maestro_dagster.costs.schema import usage_schema
 
     schema = usage_schema()
@@ -89,7 +90,7 @@ def focus_batches(usage: Iterable[pa.RecordBatch], scratch: Path) -> Iterator[pa
     reader = pa.RecordBatchReader.from_batches(schema, _watch(usage, schema, failures))
     with tempfile.TemporaryDirectory(prefix=".focus-", dir=scratch) as folder:
         try:
-            with duckdb.connect(config={"temp_directory": folder, "memory_limit": _MEMORY}) as connection:
+            with connect_memory(temp_directory=folder, memory_limit=_MEMORY) as connection:
                 connection.register("usage", reader)
                 connection.execute(_read_sql("focus_charge"))
                 rows = connection.sql(_read_sql("focus_row")).to_arrow_reader(_BATCH_ROWS)

@@ -220,6 +220,20 @@ def test_the_views_work_in_any_duckdb_as_their_text_says(lake: Lake, spool: Spoo
         assert connection.execute(TOTAL).fetchone() == (1, Decimal("3E-9"), 0)
 
 
+def test_a_long_question_writes_nothing_into_our_output(repository: Path) -> None:
+    code = (
+        "from maestro_dagster.costs.duck import connect_memory\n"
+        "connection = connect_memory(threads='1')\n"
+        "connection.execute('SET progress_bar_time = 1')\n"
+        "connection.execute('SELECT sum(i * j) FROM range(20000) a(i), range(2000) b(j)').fetchall()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    rooms = (repository / "maestro_dagster").rglob("*.py")
+    opened = [path.name for path in rooms if "duckdb.connect(" in path.read_text(encoding="utf-8")]
+    assert opened == ["duck.py"]
+
+
 def test_the_wheel_carries_the_views(repository: Path) -> None:
     code = (
         "import sys\nfrom hatchling.builders.wheel import WheelBuilder\n"
