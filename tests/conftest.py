@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,30 @@ def corpus() -> Path:
 def repository() -> Path:
     """The root of this repository, which is its own first project."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def sign_delivery() -> Callable[[str, str, bytes], dict[str, str]]:
+    """The headers with which a kind of forge shows that a body is its own, under a secret."""
+    return make_signature
+
+
+def make_signature(
+    forge: str, secret: str, body: bytes, now: float = 0, number: str = "msg_1"
+) -> dict[str, str]:
+    digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    if forge == "gitlab":
+        return {"X-Gitlab-Token": secret}
+    if forge == "azure-devops":
+        return {"Authorization": f"Basic {base64.b64encode(f'maestro:{secret}'.encode()).decode()}"}
+    if forge == "standard":
+        content = f"{number}.{int(now)}.".encode() + body
+        key = base64.b64decode(secret.removeprefix("whsec_"))
+        signature = base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+        names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+        return dict(zip(names, (number, str(int(now)), f"v1,{signature}"), strict=True))
+    header = {"github": "X-Hub-Signature-256", "gitea": "X-Gitea-Signature"}.get(forge, "X-Hub-Signature")
+    return {header: digest if forge == "gitea" else f"sha256={digest}"}
 
 
 def count(reduced: int, full: int) -> int:
