@@ -8,53 +8,39 @@ arithmetic takes, and what a crash of the server takes is put right from the spo
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from maestro_dagster.costs.account import Entry, Freeze, Page, Tally, is_of_run, list_paths
 from maestro_dagster.costs.counter import Counter
 from maestro_dagster.costs.counter_sqlite import entry_row, make_entry
+from maestro_dagster.database.interface import Wording
+from maestro_dagster.database.migration import require_schema
+from maestro_dagster.database.pool import Pool, is_idle
 from maestro_dagster.errors import CostError
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812 - its own name is lower case
 
-_TABLES = """
-SELECT pg_advisory_xact_lock(5567049251);
-CREATE TABLE IF NOT EXISTS maestro_budget_account (
-  key text COLLATE "C" PRIMARY KEY, spent_nano numeric(38) NOT NULL, reserved_nano numeric(38) NOT NULL,
-  spent_tokens bigint NOT NULL, reserved_tokens bigint NOT NULL, unknown bigint NOT NULL,
-  told integer NOT NULL, alerted integer NOT NULL) WITH (fillfactor = 50);
-CREATE TABLE IF NOT EXISTS maestro_budget_entry (
-  reservation_id text PRIMARY KEY, run_id text NOT NULL, owner text NOT NULL, keys text NOT NULL,
-  nano numeric(38) NOT NULL, tokens bigint NOT NULL, unknown bigint NOT NULL, open integer NOT NULL);
-CREATE INDEX IF NOT EXISTS maestro_budget_entry_run ON maestro_budget_entry (run_id);
-CREATE TABLE IF NOT EXISTS maestro_budget_ended (run_id text PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS maestro_budget_frozen (
-  path text PRIMARY KEY, reason text NOT NULL, by text NOT NULL, at text NOT NULL);
-"""
 _ACCOUNT = "key, spent_nano, reserved_nano, spent_tokens, reserved_tokens, unknown, told, alerted"
 _ENTRY = "reservation_id, run_id, owner, keys, nano, tokens, unknown, open"
-_MOST = 8  # connections of one process; further callers wait in line
-_TIMEOUT = 10  # seconds to connect
-_LOCK_TIMEOUT = "30s"
+_SETTINGS = "SET synchronous_commit = off; SET lock_timeout = '30s'"
+_WORDING = Wording(CostError, "the counter of budgets", "budget-counter")
 
 
 class PostgresCounter(Counter):
     """Connects on first use. Safe between threads, processes and forks. `url`: `postgresql://...`."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self.place = show_url(url)
-        self._room = threading.BoundedSemaphore(_MOST)
-        self._lock = threading.Lock()
-        self._idle: list[Connection] = []
-        self._pid = 0
-        self._ready = False
+        self._pool = Pool(
+            url,
+            wording=_WORDING,
+            settings=_SETTINGS,
+            prepare=lambda connection: require_schema(connection, url, _WORDING),
+            name="maestro-budget",
+        )
+        self.place = self._pool.place
 
     @contextmanager
     def _page(
@@ -86,7 +72,7 @@ class PostgresCounter(Counter):
         tallies = {key: Tally() for key in keys}
         with self._transact() as cursor:
             cursor.execute(
-                f"SELECT {_ACCOUNT} FROM maestro_budget_account WHERE key = ANY(%s)", (list(keys),)
+                f"SELECT {_ACCOUNT} FROM maestro.budget_account WHERE key = ANY(%s)", (list(keys),)
             )
             tallies.update({row[0]: _tally(row) for row in cursor.fetchall()})
         return tallies
@@ -94,7 +80,7 @@ class PostgresCounter(Counter):
     def list_tallies(self, path: str) -> dict[str, Tally]:
         with self._transact() as cursor:
             cursor.execute(
-                f"SELECT {_ACCOUNT} FROM maestro_budget_account"
+                f"SELECT {_ACCOUNT} FROM maestro.budget_account"
                 " WHERE (key >= %s AND key < %s) OR (key >= %s AND key < %s)",
                 (f"{path}/", f"{path}0", f"{path}#", f"{path}$"),
             )
@@ -103,103 +89,79 @@ class PostgresCounter(Counter):
     def freeze(self, freeze: Freeze) -> None:
         with self._transact(durable=True) as cursor:
             cursor.execute(
-                "INSERT INTO maestro_budget_frozen VALUES (%s, %s, %s, %s) ON CONFLICT (path) DO UPDATE"
+                "INSERT INTO maestro.budget_frozen VALUES (%s, %s, %s, %s) ON CONFLICT (path) DO UPDATE"
                 " SET reason = excluded.reason, by = excluded.by, at = excluded.at",
                 (freeze.path, freeze.reason, freeze.by, freeze.at),
             )
 
     def thaw(self, path: str) -> bool:
         with self._transact(durable=True) as cursor:
-            cursor.execute("DELETE FROM maestro_budget_frozen WHERE path = %s", (path,))
+            cursor.execute("DELETE FROM maestro.budget_frozen WHERE path = %s", (path,))
             return bool(cursor.rowcount == 1)
 
     def list_frozen(self) -> tuple[Freeze, ...]:
         with self._transact() as cursor:
-            cursor.execute("SELECT path, reason, by, at FROM maestro_budget_frozen ORDER BY path")
+            cursor.execute("SELECT path, reason, by, at FROM maestro.budget_frozen ORDER BY path")
             return tuple(Freeze(*row) for row in cursor.fetchall())
 
     def mark_alerted(self, key: str, bits: int) -> int:
         with self._transact() as cursor:
             found = _lock_tallies(cursor, [key])[key]
             cursor.execute(
-                "UPDATE maestro_budget_account SET alerted = alerted | %s WHERE key = %s", (bits, key)
+                "UPDATE maestro.budget_account SET alerted = alerted | %s WHERE key = %s", (bits, key)
             )
             return bits & ~found.alerted
 
     def check(self) -> str:
         with self._transact() as cursor:
-            cursor.execute("SELECT count(*) FROM maestro_budget_account")
+            cursor.execute("SELECT count(*) FROM maestro.budget_account")
             return f"{cursor.fetchall()[0][0]} budget accounts in {self.place}"
 
     def close(self) -> None:
-        with self._lock:
-            if self._pid == os.getpid():
-                for connection in self._idle:
-                    connection.close()
-            self._idle = []
+        self._pool.close()
 
     @contextmanager
     def _transact(self, *, durable: bool = False) -> Iterator[_Transaction]:
         """A transaction, committed at the end; a connection that broke is not used again."""
-        import psycopg2
-
-        with self._room:
+        psycopg2 = self._pool.driver()
+        with self._pool.room():
+            transaction = _Transaction(self._pool, durable=durable)
             try:
-                connection = self._take()
-                good = False
-                try:
-                    with connection.cursor() as cursor:
-                        transaction = _Transaction(cursor, durable=durable)
-                        try:
-                            yield transaction
-                        except BaseException:
-                            with suppress(psycopg2.Error):
-                                cursor.execute("ROLLBACK")
-                                good = True
-                            raise
-                        transaction.commit()
-                    good = True
-                finally:
-                    self._give(connection, good=good)
+                yield transaction
+                transaction.commit()
             except psycopg2.Error as error:
-                raise _unusable(self.place, str(error)) from error
-
-    def _take(self) -> Connection:
-        with self._lock:
-            if self._pid != os.getpid():  # a forked child must not talk through its parent's connections
-                self._idle, self._pid, self._ready = [], os.getpid(), False
-                self._room = threading.BoundedSemaphore(_MOST)
-            if self._idle:
-                return self._idle.pop()
-        connection = _connect(self._url)
-        if not self._ready:
-            with connection.cursor() as cursor:
-                cursor.execute(f"BEGIN; {_TABLES} COMMIT")
-            self._ready = True
-        return connection
-
-    def _give(self, connection: Connection, *, good: bool) -> None:
-        if not good or connection.closed:
-            connection.close()
-            return
-        with self._lock:
-            self._idle.append(connection)
+                raise self._pool.fault(error) from error
+            finally:
+                transaction.leave()
 
 
 class _Transaction:
-    """`BEGIN` goes along with the first statement and `COMMIT` with the last: they cost no round trip."""
+    """`BEGIN` goes along with the first statement and `COMMIT` with the last: they cost no round trip.
 
-    def __init__(self, cursor: Any, *, durable: bool) -> None:
-        self._cursor = cursor
+    The first statement is sent again when the connection turns out to be lost: nothing was committed.
+    """
+
+    def __init__(self, pool: Pool, *, durable: bool) -> None:
+        self._pool = pool
         self._head = "BEGIN; SET LOCAL synchronous_commit = on; " if durable else "BEGIN; "
         self._tail: list[str] = []
+        self._connection: Connection | None = None
+        self._cursor: Any = None
 
     def execute(self, statement: str, values: Any = None) -> None:
-        self._cursor.execute(self._head + statement, values)
-        self._head = ""
+        if self._connection is not None:
+            self._cursor.execute(statement, values)
+            return
+
+        def begin(connection: Connection) -> Any:
+            cursor = connection.cursor()
+            cursor.execute(self._head + statement, values)
+            return cursor
+
+        self._connection, self._cursor = self._pool.insist(begin)
 
     def add(self, statement: str, values: Any) -> None:
-        """For the end of the transaction."""
+        """For the end of the transaction, which has begun."""
         self._tail.append(self._cursor.mogrify(statement, values).decode())
 
     def fetchall(self) -> list[Any]:
@@ -211,38 +173,23 @@ class _Transaction:
         return int(self._cursor.rowcount)
 
     def commit(self) -> None:
-        self._cursor.execute(self._head + "; ".join([*self._tail, "COMMIT"]))
+        if self._connection is not None:
+            self._cursor.execute("; ".join([*self._tail, "COMMIT"]))
 
-
-def show_url(url: str) -> str:
-    """Without user and password."""
-    parts = urlsplit(url)
-    host = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
-    return f"{parts.scheme}://{host}{parts.path}"
-
-
-def _connect(url: str) -> Connection:
-    try:
-        import psycopg2
-    except ImportError as error:
-        raise CostError(
-            "budgets are to be counted in PostgreSQL, and its driver is not installed",
-            place="setting database",
-            remedy="install the extra: pip install 'maestro-dagster[postgres]'",
-            code="budget-counter-unavailable",
-        ) from error
-    connection = psycopg2.connect(url, connect_timeout=_TIMEOUT, application_name="maestro-budget")
-    connection.autocommit = True  # transactions are begun and ended here by hand
-    with connection.cursor() as cursor:
-        cursor.execute(f"SET synchronous_commit = off; SET lock_timeout = '{_LOCK_TIMEOUT}'")
-    return connection
+    def leave(self) -> None:
+        """Gives the connection back, rolled back where it was not committed."""
+        if self._connection is not None:
+            with suppress(self._pool.driver().Error):
+                if not is_idle(self._connection) and not self._connection.closed:
+                    self._cursor.execute("ROLLBACK")
+            self._pool.give(self._connection)
 
 
 def _read_entries(cursor: _Transaction, run_id: str) -> list[Entry]:
     """All of a run. Takes its lock, so that nobody books on it until the end."""
     cursor.execute(
         f"SELECT pg_advisory_xact_lock(hashtextextended(%s, 0));"
-        f" SELECT {_ENTRY} FROM maestro_budget_entry WHERE run_id = %s",
+        f" SELECT {_ENTRY} FROM maestro.budget_entry WHERE run_id = %s",
         (run_id, run_id),
     )
     return [make_entry(row) for row in cursor.fetchall()]
@@ -257,15 +204,15 @@ def _read_page(
     """
     cursor.execute(
         "SELECT pg_advisory_xact_lock(hashtextextended(%(run)s, 0));"
-        " INSERT INTO maestro_budget_account SELECT key, 0, 0, 0, 0, 0, 0, 0 FROM unnest(%(keys)s::text[])"
+        " INSERT INTO maestro.budget_account SELECT key, 0, 0, 0, 0, 0, 0, 0 FROM unnest(%(keys)s::text[])"
         ' AS key ORDER BY key COLLATE "C" ON CONFLICT DO NOTHING;'
-        f" WITH locked AS (SELECT {_ACCOUNT} FROM maestro_budget_account WHERE key = ANY(%(keys)s)"
+        f" WITH locked AS (SELECT {_ACCOUNT} FROM maestro.budget_account WHERE key = ANY(%(keys)s)"
         " ORDER BY key FOR UPDATE) SELECT 'account', to_json(array_agg(row_to_json(locked)))::text"
         " FROM locked UNION ALL"
-        f" SELECT 'entry', row_to_json(e)::text FROM (SELECT {_ENTRY} FROM maestro_budget_entry"
+        f" SELECT 'entry', row_to_json(e)::text FROM (SELECT {_ENTRY} FROM maestro.budget_entry"
         " WHERE reservation_id = %(id)s) e UNION ALL"
-        " SELECT 'frozen', row_to_json(f)::text FROM maestro_budget_frozen f UNION ALL"
-        " SELECT 'ended', run_id FROM maestro_budget_ended WHERE run_id = %(run)s",
+        " SELECT 'frozen', row_to_json(f)::text FROM maestro.budget_frozen f UNION ALL"
+        " SELECT 'ended', run_id FROM maestro.budget_ended WHERE run_id = %(run)s",
         {"run": run_id, "keys": list(keys), "id": reservation_id},
     )
     return _parse_page(cursor.fetchall(), keys)
@@ -297,7 +244,7 @@ def _parse_page(
 def _lock_tallies(cursor: _Transaction, keys: Sequence[str]) -> dict[str, Tally]:
     tallies = dict.fromkeys(keys, Tally())
     cursor.execute(
-        f"SELECT {_ACCOUNT} FROM maestro_budget_account WHERE key = ANY(%s) ORDER BY key FOR UPDATE",
+        f"SELECT {_ACCOUNT} FROM maestro.budget_account WHERE key = ANY(%s) ORDER BY key FOR UPDATE",
         (list(keys),),
     )
     tallies.update({row[0]: _tally(row) for row in cursor.fetchall()})
@@ -312,7 +259,7 @@ def _write_page(
         marks = ", ".join(["%s"] * len(changed))
         names = _ACCOUNT.split(", ")[1:]
         cursor.add(
-            f"INSERT INTO maestro_budget_account VALUES {marks} ON CONFLICT (key) DO UPDATE SET "
+            f"INSERT INTO maestro.budget_account VALUES {marks} ON CONFLICT (key) DO UPDATE SET "
             + ", ".join(f"{name} = excluded.{name}" for name in names),
             changed,
         )
@@ -320,34 +267,24 @@ def _write_page(
     if new:
         marks = ", ".join(["%s"] * len(new))
         cursor.add(
-            f"INSERT INTO maestro_budget_entry VALUES {marks} ON CONFLICT (reservation_id) DO UPDATE SET"
+            f"INSERT INTO maestro.budget_entry VALUES {marks} ON CONFLICT (reservation_id) DO UPDATE SET"
             " nano = excluded.nano, tokens = excluded.tokens, unknown = excluded.unknown,"
             " open = excluded.open",
             new,
         )
     if gone := list(entries.keys() - page.entries.keys()):
-        cursor.add("DELETE FROM maestro_budget_entry WHERE reservation_id = ANY(%s)", (gone,))
+        cursor.add("DELETE FROM maestro.budget_entry WHERE reservation_id = ANY(%s)", (gone,))
 
 
 def _forget(cursor: _Transaction, run_id: str, touched: Collection[str]) -> None:
     keys = {key for key in touched if is_of_run(key, run_id)}
     cursor.add(
-        "DELETE FROM maestro_budget_account WHERE key = ANY(%s);"
-        " DELETE FROM maestro_budget_entry WHERE run_id = %s;"
-        " INSERT INTO maestro_budget_ended VALUES (%s) ON CONFLICT DO NOTHING",
+        "DELETE FROM maestro.budget_account WHERE key = ANY(%s);"
+        " DELETE FROM maestro.budget_entry WHERE run_id = %s;"
+        " INSERT INTO maestro.budget_ended VALUES (%s) ON CONFLICT DO NOTHING",
         (list(keys), run_id, run_id),
     )
 
 
 def _tally(row: Sequence[Any]) -> Tally:
     return Tally(*(int(value) for value in row[1:]))
-
-
-def _unusable(place: str, why: str) -> CostError:
-    first = why.strip().splitlines()[0] if why.strip() else "the server gave no reason"
-    return CostError(
-        f"the budget counters cannot be used: {first}",
-        place=place,
-        remedy="look at the database that the setting `database` names",
-        code="budget-counter-unavailable",
-    )

@@ -16,37 +16,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 from maestro_dagster.costs.interface import Chunk, UsageEvent
 from maestro_dagster.costs.line import decode_line, encode_event
-from maestro_dagster.costs.postgres import Database, require_driver
+from maestro_dagster.costs.postgres import UsageDatabase
 from maestro_dagster.costs.spool import resolve_events
 from maestro_dagster.errors import CostError
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812 - its own name is lower case
 
-VERSION = 1
-_TABLES = """
-SELECT pg_advisory_xact_lock(5567049252);
-CREATE TABLE IF NOT EXISTS maestro_usage_version (version integer NOT NULL);
-INSERT INTO maestro_usage_version SELECT 1 WHERE NOT EXISTS (SELECT FROM maestro_usage_version);
-CREATE SEQUENCE IF NOT EXISTS maestro_usage_source_id;
-CREATE TABLE IF NOT EXISTS maestro_usage_source (
-  id bigint PRIMARY KEY, scope text COLLATE "C" NOT NULL, run_id text COLLATE "C" NOT NULL);
-CREATE INDEX IF NOT EXISTS maestro_usage_source_run ON maestro_usage_source (scope, run_id, id);
-CREATE TABLE IF NOT EXISTS maestro_usage_line (
-  source bigint NOT NULL, number integer NOT NULL, day date NOT NULL, line text NOT NULL,
-  PRIMARY KEY (source, number));
-CREATE INDEX IF NOT EXISTS maestro_usage_line_day ON maestro_usage_line (day, source);
-CREATE TABLE IF NOT EXISTS maestro_usage_lineage (
-  scope text COLLATE "C" NOT NULL, run_id text COLLATE "C" NOT NULL, data text NOT NULL,
-  PRIMARY KEY (scope, run_id));
-SELECT version FROM maestro_usage_version
-"""
 # The source's row is locked until the lines are committed: it cannot be removed between the two.
 _APPEND = """
-INSERT INTO maestro_usage_source VALUES (%(id)s, %(scope)s, %(run)s)
+INSERT INTO maestro.usage_source VALUES (%(id)s, %(scope)s, %(run)s)
   ON CONFLICT (id) DO UPDATE SET run_id = excluded.run_id WHERE false;
-DELETE FROM maestro_usage_line WHERE source = %(id)s AND number = ANY(%(undone)s::integer[]);
-INSERT INTO maestro_usage_line
+DELETE FROM maestro.usage_line WHERE source = %(id)s AND number = ANY(%(undone)s::integer[]);
+INSERT INTO maestro.usage_line
   SELECT %(id)s, %(first)s + at - 1, day::date, line FROM unnest(
     string_to_array(%(days)s, ','), string_to_array(%(lines)s, E'\\n')) WITH ORDINALITY AS t(day, line, at)
   ON CONFLICT (source, number) DO NOTHING
@@ -55,33 +37,33 @@ _UNSAFE = "SELECT set_config('synchronous_commit', 'off', true);"  # a crash of 
 # Each statement has a snapshot of its own: what was appended before the lock was given is seen.
 _REMOVE = """
 SELECT set_config('synchronous_commit', 'off', true);
-SELECT FROM maestro_usage_source WHERE id = %(id)s AND scope = %(scope)s FOR UPDATE;
-DELETE FROM maestro_usage_line WHERE source = %(id)s AND number <= %(until)s AND NOT EXISTS (
-  SELECT FROM maestro_usage_line WHERE source = %(id)s AND number > %(end)s);
-DELETE FROM maestro_usage_source WHERE id = %(id)s AND scope = %(scope)s AND NOT EXISTS (
-  SELECT FROM maestro_usage_line WHERE source = %(id)s) RETURNING id
+SELECT FROM maestro.usage_source WHERE id = %(id)s AND scope = %(scope)s FOR UPDATE;
+DELETE FROM maestro.usage_line WHERE source = %(id)s AND number <= %(until)s AND NOT EXISTS (
+  SELECT FROM maestro.usage_line WHERE source = %(id)s AND number > %(end)s);
+DELETE FROM maestro.usage_source WHERE id = %(id)s AND scope = %(scope)s AND NOT EXISTS (
+  SELECT FROM maestro.usage_line WHERE source = %(id)s) RETURNING id
 """
 # One look-up for each day there is, not one for each line.
 _DAYS = """
 WITH RECURSIVE found AS (
-  SELECT min(day) AS day FROM maestro_usage_line
-  UNION ALL SELECT (SELECT min(l.day) FROM maestro_usage_line l WHERE l.day > found.day)
+  SELECT min(day) AS day FROM maestro.usage_line
+  UNION ALL SELECT (SELECT min(l.day) FROM maestro.usage_line l WHERE l.day > found.day)
   FROM found WHERE found.day IS NOT NULL)
 SELECT day::text FROM found WHERE day IS NOT NULL AND EXISTS (
-  SELECT FROM maestro_usage_line l JOIN maestro_usage_source s ON s.id = l.source
+  SELECT FROM maestro.usage_line l JOIN maestro.usage_source s ON s.id = l.source
   WHERE l.day = found.day AND s.scope = %(scope)s)
 """
 _SOURCES = """
-SELECT id, run_id FROM maestro_usage_source s WHERE scope = %(scope)s AND EXISTS (
-  SELECT FROM maestro_usage_line WHERE source = s.id AND (%(day)s IS NULL OR day = %(day)s::date))
+SELECT id, run_id FROM maestro.usage_source s WHERE scope = %(scope)s AND EXISTS (
+  SELECT FROM maestro.usage_line WHERE source = s.id AND (%(day)s IS NULL OR day = %(day)s::date))
 ORDER BY run_id, id
 """
 _EXTENT = """
-SELECT source, max(number), array_agg(DISTINCT day::text) FROM maestro_usage_line
+SELECT source, max(number), array_agg(DISTINCT day::text) FROM maestro.usage_line
 WHERE source = ANY(%(ids)s) GROUP BY source
 """
 _LINES = """
-SELECT source, count(*), string_agg(line || E'\\n', '' ORDER BY number) FROM maestro_usage_line
+SELECT source, count(*), string_agg(line || E'\\n', '' ORDER BY number) FROM maestro.usage_line
 WHERE source = ANY(%(ids)s) AND (%(day)s IS NULL OR day = %(day)s::date)
 GROUP BY source, number / 4096 ORDER BY array_position(%(ids)s::bigint[], source), number / 4096
 """
@@ -92,7 +74,7 @@ _REMOVED_AT_ONCE = 10_000  # lines
 class PostgresWriter:
     """Appends the events of one run from this process. Safe to use from several threads."""
 
-    def __init__(self, database: Database, scope: str, run_id: str) -> None:
+    def __init__(self, database: UsageDatabase, scope: str, run_id: str) -> None:
         self._database, self._scope, self._run_id = database, scope, run_id
         self._lock = threading.Lock()
         self._source = 0
@@ -110,7 +92,7 @@ class PostgresWriter:
             if self._closed:
                 raise CostError("the spool was closed", place=self._database.place, code="spool-closed")
             if not self._source:
-                rows = self._database.execute("SELECT nextval('maestro_usage_source_id')", {})
+                rows = self._database.execute("SELECT nextval('maestro.usage_source_id')", {})
                 self._source = int(rows[0][0])
             first, self._next = self._next, self._next + len(events)
             try:
@@ -142,7 +124,7 @@ class PostgresSpool:
     """`url`: `postgresql://...`; `scope` names whose usage it is: a project of a tenant."""
 
     def __init__(self, url: str, scope: str) -> None:
-        self._database = Database(url, tables=_TABLES, version=VERSION)
+        self._database = UsageDatabase(url)
         self._scope = scope
 
     @property
@@ -150,7 +132,7 @@ class PostgresSpool:
         return PostgresLineage(self._database, self._scope)
 
     def open_run(self, run_id: str) -> PostgresWriter:
-        require_driver()
+        self._database.require_driver()
         if not run_id or "/" in run_id or run_id.startswith(".") or "\0" in run_id:
             raise CostError(
                 f"{run_id!r} cannot name a run", place=self._database.place, code="run-id-invalid"
@@ -163,8 +145,8 @@ class PostgresSpool:
     def read_run(self, run_id: str) -> list[UsageEvent]:
         """The run's events, each once. An intent that was never settled stands for its reserve."""
         rows = self._query(
-            "SELECT s.id, l.number, l.line FROM maestro_usage_source s"
-            " JOIN maestro_usage_line l ON l.source = s.id"
+            "SELECT s.id, l.number, l.line FROM maestro.usage_source s"
+            " JOIN maestro.usage_line l ON l.source = s.id"
             " WHERE s.scope = %(scope)s AND s.run_id = %(run)s ORDER BY s.id, l.number",
             run=run_id,
         )
@@ -179,7 +161,6 @@ class PostgresSpool:
 
         All as of one moment, and streamed: the server sends no more than is asked for.
         """
-        require_driver()
         with self._database.read() as connection:
             with connection.cursor() as cursor:
                 cursor.execute(_SOURCES, {"scope": self._scope, "day": day})
@@ -197,8 +178,8 @@ class PostgresSpool:
         """The events of one source, each checked. Raises CostError (`spool-corrupt`) with the line."""
         run_id, number = _parse_source(source)
         rows = self._query(
-            "SELECT s.id, l.number, l.line FROM maestro_usage_source s"
-            " JOIN maestro_usage_line l ON l.source = s.id"
+            "SELECT s.id, l.number, l.line FROM maestro.usage_source s"
+            " JOIN maestro.usage_line l ON l.source = s.id"
             " WHERE s.scope = %(scope)s AND s.id = %(id)s ORDER BY l.number",
             id=number,
         )
@@ -219,7 +200,6 @@ class PostgresSpool:
         self._database.close()
 
     def _query(self, statements: str, **values: Any) -> list[tuple[Any, ...]]:
-        require_driver()
         return self._database.execute(statements, {"scope": self._scope, **values})
 
     def _decode(self, rows: Sequence[tuple[Any, ...]], run_id: str) -> Iterator[UsageEvent]:
@@ -234,7 +214,7 @@ class PostgresSpool:
 class PostgresLineageFile:
     """The lineage of one run, as if it were a file."""
 
-    database: Database
+    database: UsageDatabase
     scope: str
     run_id: str
 
@@ -247,7 +227,7 @@ class PostgresLineageFile:
 
     def read_bytes(self) -> bytes:
         rows = self._query(
-            "SELECT data FROM maestro_usage_lineage WHERE scope = %(scope)s AND run_id = %(run)s"
+            "SELECT data FROM maestro.usage_lineage WHERE scope = %(scope)s AND run_id = %(run)s"
         )
         if not rows:
             raise FileNotFoundError(str(self))
@@ -255,19 +235,18 @@ class PostgresLineageFile:
 
     def unlink(self, missing_ok: bool = False) -> None:
         del missing_ok
-        self._query("DELETE FROM maestro_usage_lineage WHERE scope = %(scope)s AND run_id = %(run)s")
+        self._query("DELETE FROM maestro.usage_lineage WHERE scope = %(scope)s AND run_id = %(run)s")
 
     def append(self, data: bytes) -> None:
         """Durable when it returns. What is there already is not written twice."""
         self._query(
-            "INSERT INTO maestro_usage_lineage AS t VALUES (%(scope)s, %(run)s, %(data)s)"
+            "INSERT INTO maestro.usage_lineage AS t VALUES (%(scope)s, %(run)s, %(data)s)"
             " ON CONFLICT (scope, run_id) DO UPDATE SET data = t.data || excluded.data"
             " WHERE right(t.data, length(excluded.data)) <> excluded.data",
             data=data.decode(),
         )
 
     def _query(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
-        require_driver()
         return self.database.execute(statement, {"scope": self.scope, "run": self.run_id, **values})
 
 
@@ -275,7 +254,7 @@ class PostgresLineageFile:
 class PostgresLineage:
     """The lineage of ended runs that is not in the lake yet."""
 
-    database: Database
+    database: UsageDatabase
     scope: str
 
     def write(self, run_id: str, data: bytes) -> PostgresLineageFile:
@@ -287,9 +266,8 @@ class PostgresLineage:
         return PostgresLineageFile(self.database, self.scope, run_id)
 
     def files(self) -> tuple[tuple[str, PostgresLineageFile], ...]:
-        require_driver()
         rows = self.database.execute(
-            "SELECT run_id FROM maestro_usage_lineage WHERE scope = %(scope)s ORDER BY run_id",
+            "SELECT run_id FROM maestro.usage_lineage WHERE scope = %(scope)s ORDER BY run_id",
             {"scope": self.scope},
         )
         return tuple((run_id, self.file(run_id)) for (run_id,) in rows)

@@ -77,7 +77,7 @@ class Pool:
         So `act` is something whose repetition changes nothing. The connection has to be given back. A
         server that was never reached is not waited for: its URL may be wrong.
         """
-        psycopg2 = self._driver()
+        psycopg2 = self.driver()
         stop = time.monotonic() + PATIENCE
         for pause in chain(_PAUSES, repeat(_PAUSES[-1])):
             connection = None
@@ -85,9 +85,9 @@ class Pool:
                 connection = self._take()
                 return connection, act(connection)
             except psycopg2.Error as error:
-                lost = connection is None or bool(connection.closed)
+                lost = connection is None or is_lost(connection, error)
                 if connection is not None:
-                    connection.close()
+                    self.give(connection)
                 if not lost or not self._ready or time.monotonic() > stop:
                     raise self.fault(error) from error
             except BaseException:
@@ -130,7 +130,8 @@ class Pool:
         remedy = "start it, or correct the setting `database`; what was acknowledged is kept"
         return self._wording.fault("unavailable", f"cannot be reached: {why}", self.place, remedy)
 
-    def _driver(self) -> Any:
+    def driver(self) -> Any:
+        """The module psycopg2. Raises (`unavailable`) where the extra is not installed."""
         try:
             import psycopg2
         except ImportError as error:
@@ -152,7 +153,7 @@ class Pool:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        connection = self._driver().connect(self._url, application_name=self._name, **_CONNECT)
+        connection = self.driver().connect(self._url, application_name=self._name, **_CONNECT)
         try:
             connection.autocommit = True
             if self._settings:
@@ -183,3 +184,16 @@ def is_idle(connection: RawConnection) -> bool:
     from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
     return not connection.closed and connection.get_transaction_status() == TRANSACTION_STATUS_IDLE
+
+
+def is_lost(connection: RawConnection, error: Exception) -> bool:
+    """Whether the server is gone, or is about to hang up (SQLSTATE 57P01 and its kin).
+
+    The driver does not always notice: its own word for a connection that broke may be that it is open.
+    """
+    from psycopg2.extensions import TRANSACTION_STATUS_UNKNOWN
+
+    if connection.closed or connection.get_transaction_status() == TRANSACTION_STATUS_UNKNOWN:
+        return True
+    state = getattr(error, "pgcode", None) or ""
+    return state.startswith(("08", "57P"))

@@ -14,13 +14,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from maestro_dagster.database.interface import PLAIN, Connection, Rows, Wording
 from maestro_dagster.database.migration import require_schema
 from maestro_dagster.database.placeholder import convert_sql
-from maestro_dagster.database.pool import PATIENCE, Pool, send
+from maestro_dagster.database.pool import PATIENCE, Pool, is_lost, send
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812 - its own name is lower case
@@ -67,10 +67,7 @@ class PostgresDatabase:
 
     @property
     def failure(self) -> type[Exception]:
-        import psycopg2
-
-        found: type[Exception] = psycopg2.Error
-        return found
+        return _driver_error()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -155,7 +152,7 @@ class PostgresDatabase:
                 committing = True
                 connection.end("COMMIT")
             except psycopg2.Error as error:
-                if connection.is_lost():
+                if connection.is_lost(error):
                     raise LostError(error, committing=committing) from error
                 connection.end("ROLLBACK")
                 raise self._pool.fault(error) from error
@@ -197,13 +194,14 @@ class PostgresConnection:
                 execute_batch(cursor, convert_sql(sql), rows[1:], page_size=200)
 
     def end(self, how: str) -> None:
-        """Raises what the driver raises; a rollback on a connection that is lost is none."""
-        if self._raw is None or (how == "ROLLBACK" and self._raw.closed):
+        """Raises what the driver raises; where a rollback fails, the server rolls back by itself."""
+        if self._raw is None:
             return
-        send(self._raw, how)
+        with suppress(_driver_error()) if how == "ROLLBACK" else nullcontext():
+            send(self._raw, how)
 
-    def is_lost(self) -> bool:
-        return self._raw is not None and bool(self._raw.closed)
+    def is_lost(self, error: Exception) -> bool:
+        return self._raw is not None and is_lost(self._raw, error)
 
     def leave(self) -> None:
         if self._raw is not None:
@@ -214,6 +212,13 @@ class PostgresConnection:
 def lock_key(room: str) -> int:
     """The advisory lock of a room: 64 bits, signed."""
     return int.from_bytes(hashlib.sha256(f"maestro {room}".encode()).digest()[:8], "big", signed=True)
+
+
+def _driver_error() -> type[Exception]:
+    import psycopg2
+
+    found: type[Exception] = psycopg2.Error
+    return found
 
 
 def _execute(raw: RawConnection, statement: str, values: tuple[Any, ...]) -> Rows:

@@ -54,7 +54,7 @@ def empty(url: str) -> None:
     connection = psycopg2.connect(url)
     connection.autocommit = True
     connection.cursor().execute(
-        "TRUNCATE maestro_budget_account, maestro_budget_entry, maestro_budget_ended, maestro_budget_frozen"
+        "TRUNCATE maestro.budget_account, maestro.budget_entry, maestro.budget_ended, maestro.budget_frozen"
     )
     connection.close()
 

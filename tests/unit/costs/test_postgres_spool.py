@@ -38,6 +38,7 @@ from maestro_dagster.costs.postgres_spool import PostgresSpool
 from maestro_dagster.costs.report import sum_known
 from maestro_dagster.costs.spool import Spool
 from maestro_dagster.costs.stage import stage_day
+from maestro_dagster.database import migration, pool
 from maestro_dagster.errors import CostError
 from maestro_dagster.project.root import find_project
 from maestro_dagster.project.scaffold import init_project
@@ -291,19 +292,19 @@ def test_writers_and_removal_at_once_lose_nothing(url: str, stored: PostgresSpoo
 def test_a_batch_whose_acknowledgement_was_lost_is_there_once(
     stored: PostgresSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = postgres._send
+    send = postgres.send
     cut = iter([False, True] * 3)
 
-    def lose(connection: Any, statements: str, values: Any) -> Any:
+    def lose(connection: Any, statements: str, values: Any = None) -> Any:
         rows = send(connection, statements, values)
-        if "INSERT INTO maestro_usage_line\n" in statements and next(cut, False):
+        if "INSERT INTO maestro.usage_line\n" in statements and next(cut, False):
             connection.close()
             send(connection, "SELECT", {})  # as a connection that broke after the commit
         return rows
 
     with stored.open_run("run-1") as writer:
         writer.append([make_event(event_id="first", cost_nano=1)])
-        monkeypatch.setattr(postgres, "_send", lose)
+        monkeypatch.setattr(postgres, "send", lose)
         for number in range(3):
             writer.append([make_event(event_id=f"{number}-{n}", cost_nano=1) for n in range(5)])
     assert sum(chunk.lines for chunk in stored.chunks()) == 16
@@ -313,11 +314,11 @@ def test_a_batch_whose_acknowledgement_was_lost_is_there_once(
 def test_what_was_refused_is_taken_back_by_the_next_batch(
     stored: PostgresSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = postgres._send
+    send = postgres.send
 
-    def lose(connection: Any, statements: str, values: Any) -> Any:
+    def lose(connection: Any, statements: str, values: Any = None) -> Any:
         rows = send(connection, statements, values)
-        if "INSERT INTO maestro_usage_line\n" in statements:
+        if "INSERT INTO maestro.usage_line\n" in statements:
             connection.close()
             send(connection, "SELECT", {})
         return rows
@@ -325,8 +326,8 @@ def test_what_was_refused_is_taken_back_by_the_next_batch(
     with stored.open_run("run-1") as writer:
         writer.append([make_event(event_id="a", cost_nano=1)])
         with monkeypatch.context() as patch:
-            patch.setattr(postgres, "_send", lose)
-            patch.setattr(postgres, "_PATIENCE", 0.1)
+            patch.setattr(postgres, "send", lose)
+            patch.setattr(pool, "PATIENCE", 0.1)
             with pytest.raises(CostError) as caught:
                 writer.append([make_event(event_id="b", cost_nano=2)])
         assert caught.value.error_code == "spool-unavailable"
@@ -350,7 +351,7 @@ def test_a_damaged_line_is_an_error_that_names_it(url: str, stored: PostgresSpoo
     connection = psycopg2.connect(url)
     with connection, connection.cursor() as cursor:
         cursor.execute(
-            'UPDATE maestro_usage_line SET line = replace(line, \'"cost_nano":2\', \'"cost_nano":"2"\')'
+            'UPDATE maestro.usage_line SET line = replace(line, \'"cost_nano":2\', \'"cost_nano":"2"\')'
             " WHERE source = %s",
             (source.rpartition(".")[2],),
         )
@@ -369,11 +370,12 @@ def test_a_server_that_is_not_there_is_said_at_once_and_without_the_password() -
     assert "very-secret" not in str(caught.value)
 
 
-def test_tables_of_a_later_version_are_left_alone(url: str) -> None:
-    later = postgres.Database(url, tables="SELECT 2", version=1)
+def test_tables_of_a_later_version_are_left_alone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    PostgresSpool(url, "any").days()  # makes the tables
+    monkeypatch.setattr(migration, "list_revisions", lambda: ("0000",))
     with pytest.raises(CostError) as caught:
-        later.execute("SELECT 1", {})
-    assert caught.value.error_code == "spool-foreign"
+        PostgresSpool(url, "any").days()
+    assert caught.value.error_code == "spool-newer"
 
 
 _WRITER = """
