@@ -8,11 +8,12 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 10.0
-HEAD_BYTES = 64 * 1024
+HEAD_BYTES = 64 * 1024  # and what came with the packet that passed it
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 class PatientProtocol(HttpToolsProtocol):
-    """uvicorn's, which waits for ever for the rest of a head, and keeps all of it."""
+    """uvicorn's, which would wait for ever for the rest of a head, and keep all of it."""
 
     _timer: asyncio.TimerHandle | None = None
     _size = 0
@@ -25,30 +26,26 @@ class PatientProtocol(HttpToolsProtocol):
         self._forget()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._timer is None:
+            return  # a body, or the head is whole
+        self._size += len(data)
+        if self._size > HEAD_BYTES:
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._size = 0
         self._wait()
-
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._forget()
         super().on_headers_complete()
 
-    def _count(self, size: int) -> None:
-        self._size += size
-        if self._size > HEAD_BYTES:
-            raise ValueError("the head is too large")  # httptools wraps it, uvicorn answers 400 and closes
-
     def _wait(self) -> None:
         self._forget()
+        self._size = 0
         self._timer = self.loop.call_later(HEAD_SECONDS, self._give_up)
 
     def _forget(self) -> None:
@@ -57,5 +54,6 @@ class PatientProtocol(HttpToolsProtocol):
             self._timer = None
 
     def _give_up(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
+        self._timer = None
+        if not self.transport.is_closing():
             self.transport.close()

@@ -11,12 +11,16 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from maestro_dagster.api.app import UiSlot, build_app
 from maestro_dagster.api.connection import PatientProtocol
 from maestro_dagster.project.backend import Backend
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 _GRACE_SECONDS = 4  # that requests get to end; then the UI is closed, and after some more the keeper kills
 _CLOSE_SECONDS = 3.0
@@ -43,26 +47,29 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(backend: Backend, listener: socket.socket, home: Path, workspace: Path | None) -> None:
     """Until SIGTERM or SIGINT; requests under way are answered. `workspace` is Dagster's; None: no UI."""
     slot = UiSlot(wanted=workspace is not None)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            build_app(backend, slot),
-            http=PatientProtocol,
-            ws="websockets-sansio",
-            ws_max_size=_MESSAGE_BYTES,
-            access_log=False,  # ours goes through the redactor
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,  # nothing here depends on who the caller says it is
-            lifespan="off",
-            limit_concurrency=_CONNECTIONS,
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
-    )
+    server = uvicorn.Server(configure(build_app(backend, slot)))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises them again when it has stopped
     with _ui_beside(slot, home, workspace):
         asyncio.run(server.serve([listener]))
+
+
+def configure(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn serves the application."""
+    return uvicorn.Config(
+        app,
+        http=PatientProtocol,
+        ws="websockets-sansio",
+        ws_max_size=_MESSAGE_BYTES,
+        access_log=False,  # ours goes through the redactor
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,  # nothing here depends on who the caller says it is
+        lifespan="off",
+        limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
 
 
 @contextmanager

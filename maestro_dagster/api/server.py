@@ -33,7 +33,8 @@ _STATEMENT_MS, _RECYCLE_SECONDS, _POOL_OVERFLOW = 15_000, 3600, 20  # as stock D
 _CLOSED_ROUTES = frozenset({"/notebook", "/dagit/notebook"})
 _POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self'; font-src 'self' data:; "
-    "connect-src 'self'; worker-src 'self' blob:; frame-src 'none'; frame-ancestors 'none'; form-action 'self'"
+    "connect-src 'self'; worker-src 'self' blob:; frame-src 'none'; frame-ancestors 'none'; "
+    "form-action 'self'"
 )
 
 

@@ -1,0 +1,52 @@
+"""The server on a free port, in this process, with a real inbox; what it calls can be made to fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from maestro_dagster.api.app import build_app
+from maestro_dagster.api.process import configure, listen
+from maestro_dagster.events.inbox import Inbox
+from maestro_dagster.project.backend import Backend
+
+if "api_support" not in sys.modules:  # importlib mode has no packages
+    spec = importlib.util.spec_from_file_location("api_support", Path(__file__).with_name("support.py"))
+    assert spec
+    assert spec.loader
+    sys.modules["api_support"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["api_support"])
+
+from api_support import SECRET, Served
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    inbox = Inbox(tmp_path / "inbox", tmp_path / "inbox" / "inbox.sqlite")
+    found = Served(inbox, tmp_path / "access.ndjson")
+    backend = Backend(
+        receive=found.receive,
+        accept=found.accept,
+        metrics=found.metrics,
+        checks=lambda: {"inbox": found.ready, "loop": True},
+        log=found.log,
+        hide=lambda text: text.replace(SECRET, "***"),
+        hosts=("ci.example",),
+    )
+    listener = listen("127.0.0.1", 0)
+    found.port = listener.getsockname()[1]
+    server = uvicorn.Server(configure(build_app(backend, found.slot)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield found
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        inbox.close()
