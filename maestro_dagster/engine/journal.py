@@ -193,6 +193,10 @@ class Journal:
         self._writer.close()
         self.database.close()
 
+    def ask(self, ask: Callable[[Connection], T]) -> T:
+        """What only few want to know: `ask` reads, and changes nothing. Raises JournalError."""
+        return self._read(ask)
+
     def _read(self, ask: Callable[[Connection], T]) -> T:
         try:
             return self.database.run_read(ask)

@@ -77,6 +77,11 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @property
+    def database(self) -> Database:
+        """To look at: what waits, and what was told."""
+        return self._database
+
     def put(self, wishes: Sequence[Wish], watched: Mapping[str, tuple[str, bool]], now: float) -> int:
         """Wishes and, for the runs that they tell of, (mark, whether that was all): in one transaction.
 

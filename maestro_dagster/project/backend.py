@@ -52,6 +52,7 @@ class Backend:
 def open_backend(project: Project) -> Backend:
     """The backend of a project. The inbox is opened; forges are read when a delivery comes."""
     from maestro_dagster.events.inbox import Inbox
+    from maestro_dagster.project.metric import open_metrics
     from maestro_dagster.project.webhook import open_receiver
     from maestro_dagster.telemetry.redaction import Redactor
 
@@ -74,7 +75,7 @@ def open_backend(project: Project) -> Backend:
     return Backend(
         receive=open_receiver(project, learn=redactor.add_all),
         accept=accept,
-        metrics=lambda: b"",
+        metrics=open_metrics(project, inbox, redactor).render,
         checks=checks,
         log=project.home / "logs" / "access.ndjson",
         hide=redactor.hide,
