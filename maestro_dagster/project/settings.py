@@ -109,6 +109,19 @@ class Settings:
         check="url?",
         default=None,
     )
+    otlp_endpoint: str | None = _setting(
+        "URL that traces are sent to by OTLP over HTTP, such as http://localhost:4318/v1/traces; none: nowhere",
+        check="url?",
+        default=None,
+    )
+    otlp_headers_secret: str | None = _setting(
+        "name of the secret with the headers for it, as `name=value,name=value`; none: no headers",
+        check="name?",
+        default=None,
+    )
+    log_format: str = _setting(
+        "how the loop and its workers write what they say: text or json", check="text|json", default="text"
+    )
     origins: Mapping[str, Origin] = field(default_factory=dict, metadata={"check": ""})
 
     def origin(self, name: str) -> Origin:
@@ -210,6 +223,7 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and "\0" not in value
 
 
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "text": ("a text that is not empty", _is_text),
     "any-text": ("a text", lambda value: isinstance(value, str)),
@@ -223,6 +237,10 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "1 to 64 letters, digits, '.', '_' or '-'",
         lambda value: isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value)),
     ),
+    "name?": (
+        "1 to 64 letters, digits, '.', '_' or '-'",
+        lambda value: value is None or (isinstance(value, str) and bool(_NAME.fullmatch(value))),
+    ),
     "list": (
         "a list of texts",
         lambda value: isinstance(value, list | tuple) and all(_is_text(part) for part in value),
@@ -234,6 +252,7 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "positive": ("a whole number above 0", _is_number),
     "positive?": ("a whole number above 0", lambda value: value is None or _is_number(value)),
     "switch": ("true or false", lambda value: isinstance(value, bool)),
+    "text|json": ("'text' or 'json'", lambda value: value in ("text", "json")),
     "regorus|opa": ("'regorus' or 'opa'", lambda value: value in ("regorus", "opa")),
 }
 
