@@ -110,7 +110,7 @@ class Settings:
         default=None,
     )
     otlp_endpoint: str | None = _setting(
-        "URL that traces are sent to by OTLP over HTTP, such as http://localhost:4318/v1/traces; none: nowhere",
+        "URL that traces go to by OTLP over HTTP, such as http://localhost:4318/v1/traces; none: nowhere",
         check="url?",
         default=None,
     )
