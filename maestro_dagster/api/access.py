@@ -25,6 +25,9 @@ _LONGEST_PATH = 500
 _QUIET = ("/dagster/", "/healthz", "/readyz", "/metrics")  # where only what goes wrong is worth a line
 _SWITCHED = 101
 _INTERNAL_ERROR = 1011  # RFC 6455, 7.4.1
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_OTHER = "(other)"
+Observe = Callable[[str, str, int, float], None]
 
 
 class AccessLog:
@@ -51,9 +54,10 @@ class AccessLog:
 class Access:
     """The outermost layer: whatever is raised below becomes a problem, its traceback a part of the log."""
 
-    def __init__(self, app: ASGIApp, log: AccessLog) -> None:
+    def __init__(self, app: ASGIApp, log: AccessLog, observe: Observe = lambda *_: None) -> None:
         self._app = app
         self._log = log
+        self._observe = observe
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
@@ -71,6 +75,9 @@ class Access:
             await self._app(scope, receive, watch)
         except Exception as error:  # noqa: BLE001 - a server goes on
             await _answer(error, scope, receive, watch, answered=bool(seen["status"]))
+        if scope["type"] == "http":
+            seconds = time.perf_counter() - started
+            self._observe(name_method(scope), name_route(scope["path"]), int(seen["status"]), seconds)
         told = scope["state"].get(TOLD, {})
         if told or not _is_quiet(scope, seen["status"]):
             self._log.write(_line(scope, seen, started) | told)
@@ -95,6 +102,20 @@ def _note(message: Message, seen: dict[str, int]) -> None:
         seen["status"] = _SWITCHED
     elif message["type"] == "websocket.close" and not seen["status"]:
         seen["status"] = HTTPStatus.FORBIDDEN
+
+
+def name_route(path: str) -> str:
+    """The route's pattern: what somebody asks for is not what figures are kept by."""
+    if path in {"/", "/healthz", "/readyz", "/metrics"}:
+        return path
+    if path == "/dagster" or path.startswith("/dagster/"):
+        return "/dagster"
+    return "/webhooks/{name}" if path.startswith("/webhooks/") else _OTHER
+
+
+def name_method(scope: Scope) -> str:
+    method = str(scope.get("method", ""))
+    return method if method in _METHODS else _OTHER
 
 
 def _is_quiet(scope: Scope, status: int) -> bool:

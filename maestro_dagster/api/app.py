@@ -90,7 +90,8 @@ def build_app(backend: Backend, ui: UiSlot) -> ASGIApp:
     ]
     ours = Starlette(routes=routes, exception_handlers=_HANDLERS)
     ours.router.redirect_slashes = False
-    return Access(Gate(Dispatch(ours, ui), backend.hosts), AccessLog(backend.log, backend.hide))
+    log = AccessLog(backend.log, backend.hide)
+    return Access(Gate(Dispatch(ours, ui), backend.hosts), log, backend.observe)
 
 
 async def _go_to_ui(_: Request) -> Response:

@@ -35,6 +35,7 @@ class Backend:
         metrics: the text for Prometheus.
         checks: what has to hold before the server is ready: name -> holds.
         hide: a text without secrets.
+        observe: is told of each answer: method, route, status, seconds.
         hosts: names that the server may be called by, besides loopback names and addresses.
         log: the access log's file.
 
@@ -46,6 +47,7 @@ class Backend:
     checks: Callable[[], Mapping[str, bool]]
     log: Path
     hide: Callable[[str], str] = lambda text: text
+    observe: Callable[[str, str, int, float], None] = lambda *_: None
     hosts: Sequence[str] = field(default=())
 
 
@@ -59,6 +61,8 @@ def open_backend(project: Project) -> Backend:
     redactor = Redactor()
     redactor.add_environment(os.environ)
     inbox = Inbox(project.inbox, project.home / "inbox" / "inbox.sqlite")
+
+    metrics = open_metrics(project, inbox, redactor)
 
     def accept(events: Sequence[RepositoryEvent]) -> Sequence[bool]:
         found = inbox.accept(events)
@@ -75,7 +79,8 @@ def open_backend(project: Project) -> Backend:
     return Backend(
         receive=open_receiver(project, learn=redactor.add_all),
         accept=accept,
-        metrics=open_metrics(project, inbox, redactor).render,
+        metrics=metrics.render,
+        observe=metrics.requests.observe,
         checks=checks,
         log=project.home / "logs" / "access.ndjson",
         hide=redactor.hide,
