@@ -1,0 +1,117 @@
+"""Events that were taken in while the inbox could not be reached: one file a delivery, until it can.
+
+    inbox/late/<nanoseconds>-<number>.json    [<event>, ...]
+
+Forges do not come again by themselves, and a database on another machine is now and then away. Whoever was
+told that its delivery is taken in, has it on a disk: this one, or the inbox's. Taking an event into the inbox
+twice changes nothing, so a crash between handing over and deleting does not either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from maestro_dagster.errors import EventError, MaestroError
+from maestro_dagster.events.interface import RepositoryEvent, check_event
+
+Accept = Callable[[Sequence[RepositoryEvent]], Sequence[bool]]
+
+
+class LateEvents:
+    """Safe between threads; one process has the folder. `accept` is the inbox's."""
+
+    def __init__(self, folder: Path, accept: Accept) -> None:
+        self._folder = folder
+        self._accept = accept
+        self._lock = threading.Lock()
+        self._number = 0
+
+    def accept(self, events: Sequence[RepositoryEvent]) -> Sequence[bool]:
+        """As the inbox's; where that fails the events are kept here, and count as new.
+
+        Raises EventError: `event-malformed`, or `inbox-unusable` when neither could take them.
+        """
+        for event in events:
+            check_event(event)
+        try:
+            if self.is_waiting():
+                self.hand_over()
+            return self._accept(events)
+        except MaestroError as error:
+            self._keep(events, error)
+        return (True,) * len(events)
+
+    def is_waiting(self) -> bool:
+        return any(self._names())
+
+    def hand_over(self) -> int:
+        """What waits goes into the inbox, oldest first; how many files did. Raises what `accept` raises."""
+        with self._lock:
+            count = 0
+            for name in self._names():
+                path = self._folder / name
+                events = _read(path)
+                if events is not None:
+                    self._accept(events)
+                    count += 1
+                with contextlib.suppress(OSError):  # one that stays is handed over again, in vain
+                    path.unlink() if events is not None else path.rename(path.with_suffix(".bad"))
+            return count
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self._folder) if name.endswith(".json"))  # noqa: PTH208
+        except OSError:
+            return []
+
+    def _keep(self, events: Sequence[RepositoryEvent], cause: MaestroError) -> None:
+        """Durable when it returns."""
+        with self._lock:
+            self._number += 1
+            name = f"{time.time_ns():020}-{self._number}"
+        data = json.dumps([event.to_json() for event in events]).encode()
+        temporary, path = self._folder / f"{name}.tmp", self._folder / f"{name}.json"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+            _sync_folder(self._folder)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise EventError(
+                f"{cause.fact}; nor can the events be kept until it can: {error.strerror or error}",
+                place=str(self._folder),
+                remedy=cause.remedy,
+                code="inbox-unusable",
+            ) from cause
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path) -> list[RepositoryEvent] | None:
+    """None for what is none: somebody else has been here."""
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_bytes())
+        events = [RepositoryEvent(**row) for row in rows]
+        for event in events:
+            check_event(event)
+    except (ValueError, TypeError, MaestroError):
+        return None
+    return events
