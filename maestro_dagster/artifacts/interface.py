@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -43,6 +43,12 @@ class ArtifactStore(Protocol):
         """Stores every regular file below `folder`; a symbolic link that leaves it is refused."""
 
     def has(self, digest: str) -> bool: ...
+
+    def contents(self) -> Iterator[tuple[str, int]]:
+        """(digest, size in bytes) of every object, in no order; their content is not looked at."""
+
+    def chunks(self, digest: str) -> Iterator[bytes]:
+        """The content in pieces, not checked. Raises StoreError (`artifact-missing`)."""
 
     def read(self, digest: str) -> bytes:
         """The content, its sha256 checked. Raises StoreError (`artifact-missing`, `artifact-corrupt`)."""

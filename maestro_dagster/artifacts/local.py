@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from maestro_dagster.artifacts.failure import corrupt, missing, plain_errors, un
 from maestro_dagster.artifacts.interface import Artifact, TreeEntry
 from maestro_dagster.artifacts.tree import export_tree, parse_tree, put_tree, write_verified
 
+_OBJECT = re.compile(r"[0-9a-f]{64}")
 _WHOLE = 1024 * 1024  # files up to this many bytes are read at once
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -86,6 +88,11 @@ class LocalStore:
 
     def has(self, digest: str) -> bool:
         return os.path.isfile(self._path(digest))  # noqa: PTH113 - a text, not a Path
+
+    def contents(self) -> Iterator[tuple[str, int]]:
+        for path in Path(self._objects).glob("[0-9a-f][0-9a-f]/*"):
+            if _OBJECT.fullmatch(path.name):
+                yield "sha256:" + path.name, path.stat().st_size
 
     def read(self, digest: str) -> bytes:
         path = self._path(digest)

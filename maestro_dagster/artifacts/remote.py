@@ -7,6 +7,7 @@ in parts, without ever being held whole.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -22,6 +23,7 @@ from maestro_dagster.objects.bucket import Bucket
 
 T = TypeVar("T")
 
+_OBJECT = re.compile(r"sha256/[0-9a-f]{2}/[0-9a-f]{64}")
 _AT_ONCE = 8  # requests under way
 _SMALL = 1024 * 1024  # bytes; a file of this size is read at once
 _TRIES = 3  # another writer's damaged or vanished object is not met again and again
@@ -67,6 +69,11 @@ class RemoteStore:
 
     def has(self, digest: str) -> bool:
         return self._bucket.stat(_name(digest)) is not None
+
+    def contents(self) -> Iterator[tuple[str, int]]:
+        for name, stat in self._bucket.list("sha256").items():
+            if _OBJECT.fullmatch(name):
+                yield "sha256:" + name[-64:], stat.size
 
     def read(self, digest: str) -> bytes:
         name = _name(digest)

@@ -31,6 +31,8 @@ COMMANDS = {
     "retry": Row(f"{_CLI}.retry:command", "Resume a run, keeping what is done."),
     "verify": Row(f"{_CLI}.verify:command", "Check an evidence bundle, offline."),
     "evidence": Row(f"{_CLI}.evidence:command", "Export the evidence of a run."),
+    "backup": Row(f"{_CLI}.backup:command", "Back the project up while it runs."),
+    "restore": Row(f"{_CLI}.restore:command", "Restore a backup, every receipt verified."),
     "recipe": Row(f"{_CLI}.recipe:command", "List the shipped flows, or add one to the project."),
     "policy": Row(f"{_CLI}.policy:command", "Evaluate or test the policy packs."),
     "hook": Row(f"{_CLI}.hook:command", "Let a Git repository tell the project of pushes."),

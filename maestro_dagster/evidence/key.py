@@ -160,11 +160,15 @@ def load_signer(folder: Path) -> KeySigner:
 
     Raises KeyMissingError: `key-missing`, `key-exposed` (readable by others), `key-unusable`.
     """
+    path = folder / PRIVATE_NAME
+    return read_signer(_read_key(path, private=True), path)
+
+
+def read_signer(data: bytes, path: Path) -> KeySigner:
+    """The signer of a private key (PEM); `path` is where it was. Raises KeyMissingError (`key-unusable`)."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    path = folder / PRIVATE_NAME
-    data = _read_key(path, private=True)
     try:
         key = load_pem_private_key(data, None)
     except (ValueError, TypeError) as error:

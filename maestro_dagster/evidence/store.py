@@ -99,7 +99,7 @@ class EvidenceStore:
             names = [path.name for path in self.folder.glob(f"*{SUFFIX}")]
         else:
             try:
-                names = list(self._bucket().names())
+                names = list(self._bucket().list())
             except StoreError as error:
                 raise _unreachable(error) from error
         for name in names:

@@ -50,12 +50,12 @@ class Bucket:
         """The URL of an object as it may be shown."""
         return hide_password(f"{self.url}/{name}".rstrip("/"))
 
-    def names(self, prefix: str = "") -> Iterator[str]:
-        """Everything below a prefix, in no order."""
+    def list(self, prefix: str = "") -> dict[str, Stat]:
+        """Everything below a prefix, by name."""
         files, root = self._open()
         folder = f"{root}/{prefix}".rstrip("/")
-        found = self._ask("listed", folder, lambda: files.find(folder), missing=())
-        yield from (path[len(root) + 1 :] for path in found)
+        found = self._ask("listed", folder, lambda: files.find(folder, detail=True), missing={})
+        return {path[len(root) + 1 :]: _read_stat(info) for path, info in found.items()}
 
     def stat(self, name: str) -> Stat | None:
         """None when there is no such object."""
@@ -63,7 +63,7 @@ class Bucket:
         info = self._ask("read", name, lambda: files.info(path), missing=None)
         if info is None or info.get("type") != "file":
             return None
-        return Stat(int(info["size"]), str(info.get("ETag") or ""))
+        return _read_stat(info)
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError."""
@@ -202,6 +202,10 @@ class Bucket:
             remedy=f"check the setting `{self._setting}`, the network and the credentials of the store",
             code="store-unavailable",
         )
+
+
+def _read_stat(info: dict[str, Any]) -> Stat:
+    return Stat(int(info["size"]), str(info.get("ETag") or ""))
 
 
 def is_lost_race(error: Exception) -> bool:

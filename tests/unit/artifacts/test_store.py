@@ -101,7 +101,7 @@ def test_a_truncated_object_is_healed_and_a_whole_one_left_alone(tmp_path: Path)
 def test_a_corrupt_object_in_memory_is_healed() -> None:
     store: Any = open_store("memory://heal")
     artifact = store.put_bytes(b"content", "text/plain")
-    name = next(store._bucket.names())
+    name = next(iter(store._bucket.list()))
     store._bucket.remove(name)
     store._bucket.create(name, b"other")
     assert code_of(lambda: store.read(artifact.digest)) == "artifact-corrupt"

@@ -1,0 +1,321 @@
+"""`maestro backup`: a project as of one moment, in a folder or an object store, while it goes on running.
+
+Databases are pinned first; what they refer to was durable before and is copied after. So a backup may hold
+an artifact too many, never one too few.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from maestro_dagster.artifacts.interface import ArtifactStore
+from maestro_dagster.artifacts.store import open_store
+from maestro_dagster.errors import CostError, EvidenceError, ProjectError, StoreError
+from maestro_dagster.evidence.key import load_signer
+from maestro_dagster.evidence.store import EvidenceStore
+from maestro_dagster.manifest.canonical import digest_bytes
+from maestro_dagster.project.backup_source import (
+    BINARY,
+    find_databases,
+    find_secret_files,
+    find_state_files,
+    open_source,
+    store_file,
+    store_settled,
+)
+from maestro_dagster.project.backup_statement import (
+    SUFFIX,
+    Entry,
+    Manifest,
+    Part,
+    is_backup_id,
+    sign_manifest,
+)
+from maestro_dagster.project.root import Project
+from maestro_dagster.project.seal import seal_files
+from maestro_dagster.project.snapshot import copy_database, pin_databases
+
+if TYPE_CHECKING:
+    import sqlite3
+
+    from maestro_dagster.costs.folder import LocalFolder, RemoteFolder
+
+Say = Callable[[str], None]
+CHOICES = ("artifacts", "lake")  # what may be left out by name
+
+
+@dataclass(frozen=True, slots=True)
+class BackupReport:
+    """`new_bytes` is what the target did not hold before. `damaged`: digests of artifacts that the project's
+    store holds damaged; they are not in the backup.
+    """
+
+    id: str
+    target: str
+    files: int
+    size: int
+    new_bytes: int
+    runs: int
+    bundles: int
+    left_out: tuple[str, ...]
+    damaged: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "backup": self.id,
+            "target": self.target,
+            "files": self.files,
+            "bytes": self.size,
+            "new_bytes": self.new_bytes,
+            "runs": self.runs,
+            "bundles": self.bundles,
+            "left_out": list(self.left_out),
+            "damaged": list(self.damaged),
+        }
+
+
+def back_up(
+    project: Project,
+    target: str,
+    *,
+    passphrase: str | None = None,
+    leave_out: Sequence[str] = (),
+    say: Say = lambda _: None,
+) -> BackupReport:
+    """Makes a backup beside those that the target has; what they share is stored once.
+
+    Without a passphrase private keys and secrets are left out. Raises KeyMissingError without a key to sign
+    with, StoreError, ProjectError (`backup-target`, `backup-database`, `backup-unsettled`), EvidenceError.
+    """
+    signer = load_signer(project.keys)
+    _refuse_inside(project, target)
+    work = _Backup(project, open_store(target), say)
+    sealed = _seal(project, passphrase, work)
+    work.copy_databases()
+    work.copy_state()
+    work.copy_evidence()
+    if "artifacts" not in leave_out:
+        work.copy_artifacts()
+    if "lake" not in leave_out:
+        work.copy_lake()
+    now = datetime.now(UTC)
+    secret = ("keys", "secrets") if sealed is None else ()
+    manifest = Manifest(
+        id=f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
+        created_at=f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        project=project.settings.project_name,
+        tenant=project.settings.tenant,
+        release=version("maestro-dagster"),
+        entries=tuple(sorted(work.entries, key=lambda entry: (entry.part, entry.path))),
+        left_out=(*(name for name in CHOICES if name in leave_out), *secret),
+        sealed=sealed,
+        revision=work.revision,
+        counts={"runs": work.runs, "bundles": len(work.bundles)},
+    )
+    work.put(manifest.encode())
+    statements = open_statements(target)
+    if not statements.create(f"{manifest.id}{SUFFIX}", sign_manifest(manifest, signer)):
+        raise _target_error("there is a backup of this name already", target)
+    return BackupReport(
+        manifest.id, target, len(manifest.entries), manifest.size, work.new_bytes,
+        work.runs, len(work.bundles), manifest.left_out, tuple(work.damaged),
+    )  # fmt: skip
+
+
+class Statements:
+    """The signed statements of a target. Raises ProjectError (`backup-target`)."""
+
+    def __init__(self, folder: LocalFolder | RemoteFolder, place: str) -> None:
+        self._folder = folder
+        self._place = place
+
+    def ids(self) -> list[str]:
+        """Oldest first."""
+        names = self._ask(self._folder.names)
+        found = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
+        return sorted(name for name in found if is_backup_id(name))
+
+    def read(self, backup: str) -> bytes:
+        """Raises ProjectError (`backup-missing`) too."""
+        try:
+            return bytes(self._ask(lambda: self._folder.read(f"{backup}{SUFFIX}")))
+        except FileNotFoundError:
+            raise ProjectError(
+                f"there is no backup {backup!r}",
+                place=self._place,
+                remedy="`maestro backup TARGET --list` names those that there are",
+                code="backup-missing",
+            ) from None
+
+    def create(self, name: str, data: bytes) -> bool:
+        return bool(self._ask(lambda: self._folder.create(name, data)))
+
+    def _ask(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except FileNotFoundError:
+            raise
+        except (CostError, OSError) as error:
+            why = error.fact.rpartition(": ")[2] if isinstance(error, CostError) else error.strerror
+            raise _target_error(f"the backup's place cannot be used: {why}", self._place) from error
+
+
+def open_statements(target: str) -> Statements:
+    from maestro_dagster.costs.folder import open_folder
+    from maestro_dagster.objects.bucket import hide_password
+
+    try:
+        return Statements(open_folder(target).child("backups"), hide_password(target))
+    except CostError as error:
+        raise _target_error("the backup's place cannot be opened", hide_password(target)) from error
+
+
+@dataclass
+class _Backup:
+    """One backup in the making."""
+
+    project: Project
+    store: ArtifactStore
+    say: Say
+    entries: list[Entry] = field(default_factory=list)
+    bundles: dict[str, str] = field(default_factory=dict)  # run -> digest, as of the journal's moment
+    runs: int = 0
+    revision: str | None = None
+    damaged: list[str] = field(default_factory=list)
+    held: frozenset[str] = frozenset()  # what the target had before
+
+    def __post_init__(self) -> None:
+        self.held = frozenset(digest for digest, _ in self.store.contents())
+
+    @property
+    def new_bytes(self) -> int:
+        new = {entry.digest: entry.size for entry in self.entries if entry.digest not in self.held}
+        return sum(new.values())
+
+    def put(self, data: bytes) -> str:
+        digest = digest_bytes(data)
+        if digest not in self.held:
+            self.store.put_bytes(data, BINARY)
+        return digest
+
+    def copy_databases(self) -> None:
+        project = self.project
+        paths = find_databases(project)
+        with (
+            pin_databases(paths) as pinned,
+            TemporaryDirectory(prefix="maestro-backup-") as folder,
+        ):
+            if project.journal in pinned:
+                self._read_journal(pinned[project.journal])
+            for number, (path, connection) in enumerate(pinned.items(), start=1):
+                self.say(f"databases: {number} of {len(pinned)}")
+                copy = Path(folder) / f"{number}.sqlite"
+                copy_database(connection, path, copy)
+                self._keep_file(copy, path)
+                copy.unlink()
+
+    def copy_state(self) -> None:
+        for path in find_state_files(self.project):
+            try:
+                stored = store_file(path, self.store)
+                mode = path.stat().st_mode & 0o777
+            except FileNotFoundError:
+                continue  # went on to the place that is read later
+            self._add(
+                "home", path.relative_to(self.project.home).as_posix(), stored.digest, stored.size, mode
+            )
+
+    def copy_evidence(self) -> None:
+        """The bundles that the journal knew at its moment. Raises EvidenceError (`evidence-lost`)."""
+        source = EvidenceStore(self.project.evidence, self.project.evidence_url)
+        for number, (run_id, digest) in enumerate(self.bundles.items(), start=1):
+            self.say(f"evidence: {number} of {len(self.bundles)} bundles")
+            data = source.read(run_id)
+            if digest_bytes(data) != digest:
+                raise EvidenceError(
+                    f"the bundle of the run {run_id} is not the one that the journal knows",
+                    place=source.place(run_id),
+                    remedy="`maestro verify` says what is wrong with it; restore it from an older backup",
+                    code="evidence-lost",
+                )
+            self.put(data)
+            self._add("evidence", run_id, digest, len(data))
+
+    def copy_artifacts(self) -> None:
+        source = open_store(self.project.artifact_store)
+        for number, (digest, size) in enumerate(source.contents(), start=1):
+            self.say(f"artifacts: {number}")
+            if digest not in self.held and not self._copy_artifact(source, digest, size):
+                self.damaged.append(digest)
+                continue
+            self._add("artifacts", digest, digest, size)
+
+    def copy_lake(self) -> None:
+        stored = store_settled(open_source(self.project.lake), self.store, self.say)
+        for name, artifact in stored.items():
+            self._add("lake", name, artifact.digest, artifact.size)
+
+    def _copy_artifact(self, source: ArtifactStore, digest: str, size: int) -> bool:
+        from maestro_dagster.artifacts.interface import Artifact
+
+        with TemporaryDirectory(prefix="maestro-backup-") as folder:
+            copy = Path(folder) / "artifact"
+            try:
+                source.export(Artifact(digest, BINARY, size), copy)
+            except StoreError as error:
+                if error.error_code not in {"artifact-corrupt", "artifact-missing"}:
+                    raise
+                return False
+            self.store.put_file(copy, BINARY)
+        return True
+
+    def _read_journal(self, connection: sqlite3.Connection) -> None:
+        rows = connection.execute("SELECT run_id, evidence_digest FROM run ORDER BY seq").fetchall()
+        self.runs = len(rows)
+        self.bundles = {run_id: digest for run_id, digest in rows if digest is not None}
+
+    def _keep_file(self, copy: Path, path: Path) -> None:
+        stored = self.store.put_file(copy, BINARY)
+        part: Part = "home" if path.is_relative_to(self.project.home) else "lake"
+        base = self.project.home if part == "home" else Path(self.project.lake)
+        mode = path.stat().st_mode & 0o777
+        self._add(part, path.relative_to(base).as_posix(), stored.digest, stored.size, mode)
+
+    def _add(self, part: Part, path: str, digest: str, size: int, mode: int = 0o644) -> None:
+        self.entries.append(Entry(part, path, digest, size, mode))
+
+
+def _seal(project: Project, passphrase: str | None, work: _Backup) -> str | None:
+    """The digest of the sealed keys; None without a passphrase."""
+    if passphrase is None:
+        return None
+    files = {
+        path.relative_to(project.home).as_posix(): path.read_bytes() for path in find_secret_files(project)
+    }
+    return work.put(seal_files(files, passphrase))
+
+
+def _refuse_inside(project: Project, target: str) -> None:
+    if "://" not in target and Path(target).resolve().is_relative_to(project.home):
+        raise _target_error("the backup would lie in the folder that it is a backup of", target)
+
+
+def _target_error(fact: str, place: str) -> ProjectError:
+    return ProjectError(
+        fact,
+        place=place,
+        remedy="give another folder, or the URL (`s3://bucket/prefix`) of an object store",
+        code="backup-target",
+    )
+
+
+def list_backups(target: str) -> Iterator[str]:
+    """Ids of the backups in a target, oldest first. They are not looked into."""
+    yield from open_statements(target).ids()

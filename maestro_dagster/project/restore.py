@@ -1,0 +1,373 @@
+"""`maestro restore`: a project's state out of a backup, into an empty state folder.
+
+Everything is read, compared with its signed digest and laid into a folder aside; the receipts of all runs
+are verified there. Only then does the folder take its place, so a restore is done or has not happened.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maestro_dagster.artifacts.interface import Artifact, ArtifactStore
+from maestro_dagster.artifacts.store import open_store
+from maestro_dagster.errors import EvidenceError, KeyMissingError, ProjectError, StoreError
+from maestro_dagster.evidence.key import PRIVATE_NAME, PUBLIC_NAME, load_trusted, read_signer
+from maestro_dagster.evidence.store import EvidenceStore
+from maestro_dagster.evidence.trust import KeyTrust
+from maestro_dagster.evidence.verify import verify_bundle
+from maestro_dagster.project.backup import open_statements
+from maestro_dagster.project.backup_source import BINARY, PUBLIC_SUFFIX, SECRET_FOLDERS
+from maestro_dagster.project.backup_statement import (
+    Entry,
+    Manifest,
+    open_statement,
+    read_manifest,
+    read_predicate,
+)
+from maestro_dagster.project.root import Project
+from maestro_dagster.project.seal import open_sealed
+from maestro_dagster.project.snapshot import SUFFIXES, check_database
+
+Say = Callable[[str], None]
+_KEEPABLE = frozenset(SECRET_FOLDERS)  # what may stand in the state folder before
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """`written` is False after a mere check. `open_runs`: runs that had not ended; the loop resumes them."""
+
+    backup: str
+    created_at: str
+    files: int
+    size: int
+    receipts: int
+    claims: int
+    open_runs: int
+    left_out: tuple[str, ...]
+    written: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "backup": self.backup,
+            "created_at": self.created_at,
+            "files": self.files,
+            "bytes": self.size,
+            "receipts_verified": self.receipts,
+            "claims_verified": self.claims,
+            "open_runs": self.open_runs,
+            "left_out": list(self.left_out),
+            "restored": self.written,
+        }
+
+
+def restore(
+    project: Project,
+    target: str,
+    *,
+    backup: str | None = None,
+    keys: Sequence[Path] = (),
+    passphrase: str | None = None,
+    check: bool = False,
+    say: Say = lambda _: None,
+) -> RestoreReport:
+    """Restores a backup (default: the newest), or with `check` only verifies all of it.
+
+    Believed are the given public keys, those of the setting `trusted_keys`, the project's own, and the key
+    that the passphrase opens. Raises ProjectError (`restore-occupied`, `backup-*`, `passphrase-*`),
+    StoreError (`artifact-missing`, `artifact-corrupt`), EvidenceError, KeyMissingError: nothing of the
+    project has changed then.
+    """
+    store = open_store(target)
+    signed = _read_statement(target, backup)
+    sealed = _open_sealed(store, signed, passphrase)
+    trusted = _list_trusted(project, keys, sealed)
+    about = open_statement(signed, KeyTrust(trusted))
+    manifest = read_manifest(store.read(about["manifest"]), about)
+    if not check:
+        _refuse_occupied(project, manifest)
+    with _staging(project) as stage:
+        work = _Restore(project, store, manifest, stage, say)
+        work.write_home(sealed or {})
+        if not check:
+            work.keep_secrets()
+        claims = work.verify_receipts([*trusted, *work.public_keys()])
+        open_runs = work.count_open_runs()
+        work.check_rest(write=not check)
+        if not check:
+            work.take_place()
+    return RestoreReport(
+        manifest.id, manifest.created_at, len(manifest.entries), manifest.size,
+        len(manifest.part("evidence")), claims, open_runs, manifest.left_out, not check,
+    )  # fmt: skip
+
+
+@dataclass
+class _Restore:
+    """One backup on its way into `stage`, the state folder that is to be."""
+
+    project: Project
+    store: ArtifactStore
+    manifest: Manifest
+    stage: Path
+    say: Say
+
+    def write_home(self, sealed: dict[str, bytes]) -> None:
+        """The files of the state folder, the databases among them looked through."""
+        entries = self.manifest.part("home")
+        for number, entry in enumerate(entries, start=1):
+            self.say(f"state: {number} of {len(entries)} files")
+            path = self.stage / entry.path
+            self.store.export(Artifact(entry.digest, BINARY, entry.size), path)
+            path.chmod(entry.mode & 0o777)
+            if path.suffix in SUFFIXES:
+                check_database(path)
+        for name, data in sealed.items():
+            path = self.stage / name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_bytes(data)
+        for name in SECRET_FOLDERS:
+            if (self.stage / name).is_dir():
+                (self.stage / name).chmod(0o700)
+
+    def keep_secrets(self) -> None:
+        """Keys and secrets that the state folder has already."""
+        for name in _KEEPABLE:
+            if (self.project.home / name).is_dir():
+                _merge(self.project.home / name, self.stage / name)
+
+    def public_keys(self) -> tuple[bytes, ...]:
+        """Of the project at the time, older ones too: they came under the signature of the backup."""
+        return load_trusted(sorted((self.stage / "keys").glob(f"*{PUBLIC_SUFFIX}")))
+
+    def verify_receipts(self, keys: Sequence[bytes]) -> int:
+        """Verifies every bundle, and that the journal knows it. Gives how many claims hold."""
+        known = dict(
+            self._ask_journal("SELECT run_id, evidence_digest FROM run WHERE evidence_digest NOT NULL")
+        )
+        entries = self.manifest.part("evidence")
+        if known != {entry.path: entry.digest for entry in entries}:
+            raise ProjectError(
+                "the journal and the evidence in the backup are not of one moment",
+                place=self.manifest.id,
+                remedy="take another backup",
+                code="backup-malformed",
+            )
+        claims = 0
+        for number, entry in enumerate(entries, start=1):
+            self.say(f"evidence: {number} of {len(entries)} receipts")
+            report = verify_bundle(self.store.read(entry.digest), keys)
+            if not report.ok or report.run_id != entry.path:
+                why = "; ".join(map(str, report.problems[:3])) or f"it is of the run {report.run_id}"
+                raise EvidenceError(
+                    f"the receipt of the run {entry.path} does not verify: {why}",
+                    place=f"backup {self.manifest.id}",
+                    remedy="take another backup, or give the key that signed the run with --key",
+                    code="receipt-refused",
+                )
+            claims += report.claims
+        return claims
+
+    def count_open_runs(self) -> int:
+        return len(self._ask_journal("SELECT run_id FROM run WHERE evidence_digest IS NULL"))
+
+    def check_rest(self, *, write: bool) -> None:
+        """Artifacts, evidence and lake: every byte is compared, and put where the project wants it."""
+        for part in ("artifacts", "evidence", "lake"):
+            entries = self.manifest.part(part)
+            for number, entry in enumerate(entries, start=1):
+                self.say(f"{part}: {number} of {len(entries)} files")
+                if write:
+                    self._place(entry)
+                else:
+                    self._compare(entry)
+
+    def take_place(self) -> None:
+        """The journal learns where its evidence lies now; then the folder becomes the project's."""
+        self._tell_places()
+        home = self.project.home
+        aside = home.with_name(f".{home.name}.before")
+        if home.exists():
+            home.rename(aside)
+        self.stage.rename(home)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _compare(self, entry: Entry) -> None:
+        from hashlib import sha256
+
+        found = sha256()
+        for piece in self.store.chunks(entry.digest):
+            found.update(piece)
+        if f"sha256:{found.hexdigest()}" != entry.digest:
+            raise StoreError(
+                f"the backup's object {entry.digest} is damaged",
+                place=f"backup {self.manifest.id}, {entry.part} {entry.path}",
+                remedy="take another backup",
+                code="artifact-corrupt",
+            )
+
+    def _place(self, entry: Entry) -> None:
+        artifact = Artifact(entry.digest, BINARY, entry.size)
+        if entry.part == "artifacts":
+            self._place_artifact(artifact)
+        elif entry.part == "evidence":
+            self._evidence(self.stage).publish(entry.path, self.store.read(entry.digest))
+        else:
+            self._place_lake(artifact, entry.path)
+
+    def _place_artifact(self, artifact: Artifact) -> None:
+        goal = open_store(self._inside(self.project.artifact_store))
+        if goal.has(artifact.digest):
+            self._compare(Entry("artifacts", artifact.digest, artifact.digest, artifact.size))
+            return
+        copy = self.stage / "scratch" / "artifact"
+        self.store.export(artifact, copy)
+        goal.put_file(copy, BINARY)
+        copy.unlink()
+
+    def _place_lake(self, artifact: Artifact, name: str) -> None:
+        lake = self._inside(self.project.lake)
+        if "://" not in lake:
+            self.store.export(artifact, Path(lake) / name)
+            return
+        from maestro_dagster.objects.bucket import Bucket
+
+        pieces = self.store.chunks(artifact.digest)
+        hexadecimal = artifact.digest.removeprefix("sha256:")
+        if not Bucket(lake, setting="lake").create_from(name, pieces, artifact.size, hexadecimal):
+            raise _occupied(f"{lake}/{name}", "the lake is not empty")
+
+    def _inside(self, place: str) -> str:
+        """A place of the project; one in the state folder is in the folder aside, for the time being."""
+        path = Path(place)
+        if "://" in place or not path.is_relative_to(self.project.home):
+            return place
+        return str(self.stage / path.relative_to(self.project.home))
+
+    def _evidence(self, stage: Path | None) -> EvidenceStore:
+        folder = self.project.evidence
+        if stage is not None:
+            folder = Path(self._inside(str(folder)))
+        return EvidenceStore(folder, self.project.evidence_url)
+
+    def _tell_places(self) -> None:
+        store = self._evidence(None)
+        with closing(sqlite3.connect(self.stage / "journal.sqlite")) as connection, connection:
+            connection.executemany(
+                "UPDATE run SET evidence_path = ? WHERE run_id = ?",
+                [(store.place(entry.path), entry.path) for entry in self.manifest.part("evidence")],
+            )
+
+    def _ask_journal(self, query: str) -> list[Any]:
+        path = self.stage / "journal.sqlite"
+        if not path.is_file():
+            return []
+        with closing(sqlite3.connect(path)) as connection:
+            return connection.execute(query).fetchall()
+
+
+def _read_statement(target: str, backup: str | None) -> bytes:
+    statements = open_statements(target)
+    if backup is None:
+        backup = next(reversed(statements.ids()), None)
+    if backup is None:
+        raise ProjectError(
+            "there is no backup in this place",
+            place=target,
+            remedy="give the folder or URL that `maestro backup` was given",
+            code="backup-missing",
+        )
+    return statements.read(backup)
+
+
+def _open_sealed(store: ArtifactStore, signed: bytes, passphrase: str | None) -> dict[str, bytes] | None:
+    """What the passphrase opens. The statement is not believed yet: a lock that opens proves itself."""
+    from maestro_dagster.evidence.dsse import read_envelope
+
+    sealed = read_predicate(read_envelope(signed).payload)["sealed"]
+    if passphrase is None or sealed is None:
+        return None
+    files = open_sealed(store.read(sealed), passphrase)
+    for name in files:
+        parts = name.split("/")
+        if parts[0] not in SECRET_FOLDERS or len(parts) < 2 or {"", ".", ".."} & set(parts):  # noqa: PLR2004
+            raise ProjectError(
+                f"the sealed keys hold {name[:80]!r}, which is no key", remedy="take another backup",
+                code="seal-invalid",
+            )  # fmt: skip
+    return files
+
+
+def _list_trusted(
+    project: Project, keys: Sequence[Path], sealed: dict[str, bytes] | None
+) -> tuple[bytes, ...]:
+    own = project.keys / PUBLIC_NAME
+    named = [*keys, *(project.path(text) for text in project.settings.trusted_keys)]
+    trusted = [*load_trusted([*named, *([own] if own.is_file() else [])])]
+    if sealed is not None and (private := sealed.get(f"keys/{PRIVATE_NAME}")) is not None:
+        trusted.append(read_signer(private, Path("keys") / PRIVATE_NAME).public_pem)
+    if not trusted:
+        raise KeyMissingError(
+            "there is no key to verify the backup with, and none is ever taken from it unsealed",
+            place=str(project.root),
+            remedy="give the project's public key with --key, or the passphrase of the backup",
+        )
+    return tuple(trusted)
+
+
+def _refuse_occupied(project: Project, manifest: Manifest) -> None:
+    """Nothing is restored over something: a state folder may hold keys and secrets, and nothing else."""
+    home = project.home
+    if home.is_dir():
+        others = sorted(path.name for path in home.iterdir() if path.name not in _KEEPABLE)
+        if others:
+            raise _occupied(str(home), f"the state folder holds {', '.join(others[:5])}")
+    lake = project.lake
+    if manifest.part("lake") and not Path(lake).is_relative_to(home):
+        from maestro_dagster.project.backup_source import open_source
+
+        if open_source(lake).list():
+            raise _occupied(lake, "the lake is not empty")
+
+
+def _occupied(place: str, why: str) -> ProjectError:
+    return ProjectError(
+        f"there is something already where the backup is to go: {why}",
+        place=place,
+        remedy="stop what runs there and move it away, or set MAESTRO_HOME to a new folder",
+        code="restore-occupied",
+    )
+
+
+@contextmanager
+def _staging(project: Project) -> Iterator[Path]:
+    """A new folder beside the state folder, gone afterwards unless it has taken its place."""
+    import tempfile
+
+    home = project.home
+    home.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=f".{home.name}.restoring-", dir=home.parent))
+    stage.chmod(0o755)
+    try:
+        yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _merge(given: Path, stage: Path) -> None:
+    """Keys that were there before stay; a different one of the same name is refused."""
+    for path in sorted(given.rglob("*")):
+        if not path.is_file():
+            continue
+        goal = stage / path.relative_to(given)
+        if not goal.exists():
+            goal.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copy2(path, goal)
+        elif goal.read_bytes() != path.read_bytes():
+            raise _occupied(str(path), "another key or secret of this name")
