@@ -1,15 +1,21 @@
 """Seconds from `git push` to the first step, on the same small flow and repository.
 
-Ours: the hook, the inbox and the loop of `maestro dev`. Theirs: the stock daemon with
+Ours: the hook or a forge's delivery, the inbox and the loop of `maestro dev`, from which a worker is forked;
+`hop ...` is how long each part took. Theirs: the stock daemon with
 a sensor that runs `git ls-remote` as often as the daemon ticks, and the default launcher.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
+import http
+import http.client
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -49,28 +55,106 @@ defs = dg.Definitions(assets=[hello], jobs=[job], sensors=[git_push])
 
 
 def maestro(folder: Path) -> dict[str, float]:
+    """A push into a repository with our hook."""
+    project, cli = _project(folder)
+    bare, work = _repository(folder)
+    _call([*cli, "hook", "install", str(bare)], cwd=project)
+    with _process([*cli, "dev", "--no-ui", "--no-daemon"], project, folder / "dev.log"):
+        _wait((project / ".maestro" / "run" / "ready").exists, 60)
+        return _hops(project, _push(work))
+
+
+def webhook(folder: Path) -> dict[str, float]:
+    """A delivery as a forge sends it, to the server of `maestro dev`."""
+    project, cli = _project(folder)
+    bare, work = _repository(folder)
+    _push(work)
+    tip = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=work, text=True).strip()
+    forge = {
+        "name": "shop",
+        "forge": "github",
+        "repository": "acme/shop",
+        "clone": str(bare),
+        "secrets": ["S"],
+    }
+    (project / "resources" / "forges.yaml").write_text(
+        json.dumps({"repositories": [forge]}), encoding="utf-8"
+    )
+    os.environ["MAESTRO_SECRET_S"] = secret = "made-up-for-this-bench"  # noqa: S105 - as it says
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    served = ["dev", "--port", str(port), "--no-ui", "--no-daemon"]
+    with _process([*cli, *served], project, folder / "dev.log"):
+        _wait((project / ".maestro" / "run" / "ready").exists, 60)
+        return _hops(project, _deliver(port, secret, tip))
+
+
+def _deliver(port: int, secret: str, tip: str) -> float:
+    """When the delivery was begun."""
+    repository = {"full_name": "acme/shop"}
+    form = {
+        "ref": "refs/heads/main",
+        "before": "0" * 40,
+        "after": tip,
+        "repository": repository,
+        "commits": [],
+    }
+    body = json.dumps(form).encode()
+    headers = {
+        "content-type": "application/json",
+        "x-github-event": "push",
+        "x-github-delivery": "bench",
+        "x-hub-signature-256": "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest(),
+    }
+    started = time.time()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", "/webhooks/shop", body, headers)
+    reply = connection.getresponse()
+    if reply.status != http.HTTPStatus.ACCEPTED:
+        sys.exit(f"the delivery was refused: {reply.read().decode()}")
+    connection.close()
+    return started
+
+
+def _project(folder: Path) -> tuple[Path, list[str]]:
     cli = [str(Path(sys.executable).parent / "maestro")]
     project = folder / "shop"
     _call([*cli, "init", str(project)])
     for path in (project / "assets").rglob("*.yaml"):
         path.unlink()
     (project / "assets" / "push-bench.yaml").write_text(FLOW, encoding="utf-8")
-    bare, work = _repository(folder)
-    _call([*cli, "hook", "install", str(bare)], cwd=project)
-    with _process([*cli, "dev", "--no-ui", "--no-daemon"], project, folder / "dev.log"):
-        _wait((project / ".maestro" / "run" / "ready").exists, 60)
-        pushed = _push(work)
-        return {"value": _wait(lambda: _first_step(project), 60) - pushed}
+    return project, cli
+
+
+def _hops(project: Path, pushed: float) -> dict[str, float]:
+    """Seconds from the push to the first attempt, and how they were spent on the way."""
+    end = _wait(lambda: _first_step(project), 60)
+    home = project / ".maestro"
+    received = _ask(home / "inbox" / "inbox.sqlite", "SELECT max(received_at) FROM event")
+    requested = _ask(home / "journal.sqlite", "SELECT max(requested_at) FROM run")
+    admitted = _ask(home / "journal.sqlite", "SELECT max(started_at) FROM run")
+    stops = {"hop git and hook, or the delivery": received, "hop inbox and flow": requested}
+    stops |= {"hop a process and admission": admitted, "hop Dagster run to first step": end}
+    found, before = {"value": end - pushed}, pushed
+    for name, at in stops.items():
+        found[name], before = at - before, at
+    return found
 
 
 def _first_step(project: Path) -> float | None:
     """When the first attempt began, as the journal wrote it; seconds since the epoch."""
     database = project / ".maestro" / "journal.sqlite"
-    if not database.exists():
-        return None
+    return _ask(database, "SELECT min(started_at) FROM attempt") or None if database.exists() else None
+
+
+def _ask(database: Path, question: str) -> float:
     with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        row = connection.execute("SELECT min(started_at) FROM attempt").fetchone()
-    return float(row[0]) if row and row[0] else None
+        try:
+            row = connection.execute(question).fetchone()
+        except sqlite3.OperationalError:  # the table is not there yet
+            return 0.0
+    return float(row[0]) if row and row[0] else 0.0
 
 
 def stock_sensor(folder: Path) -> dict[str, float]:
@@ -87,7 +171,14 @@ def stock_sensor(folder: Path) -> dict[str, float]:
     with dg.DagsterInstance.get() as instance, _process(daemon, folder, folder / "daemon.log"):
         _wait(lambda: _ticked(instance), 120)
         pushed = _push(work)
-        return {"value": _wait(lambda: _step_start(instance), 120) - pushed}
+        end = _wait(lambda: _step_start(instance), 120)
+        record = instance.get_run_records(limit=1)[0]
+        created = record.create_timestamp.timestamp()
+        return {
+            "value": end - pushed,
+            "hop git and the daemon's tick": created - pushed,
+            "hop launcher to first step": end - created,
+        }
 
 
 def _ticked(instance: object) -> bool:

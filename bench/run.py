@@ -6,6 +6,7 @@ MAESTRO_BENCH_DATA. Other MAESTRO_BENCH_ variables say how much. One line is pri
 
     BENCH {"name","unit","n","ours":{"median","p95"},"theirs":{"median","p95"},"ratio","against"}
 
+What a side measured under `hop ...` is printed as shares of the whole, in `hops`.
 `ratio` is ours / theirs of the medians; below 1 means that ours needs less. Nothing here is a test.
 """
 
@@ -79,6 +80,14 @@ LINES = (
         "maestro",
         "stock_sensor",
         "stock sensor, daemon and launcher on the same repository",
+    ),
+    Line(
+        "delivery_to_first_step",
+        "s",
+        "push",
+        "webhook",
+        "stock_sensor",
+        "a push that the stock sensor, daemon and launcher find by polling",
     ),
     Line("evidence_1k", "ms", "evidence", "maestro", "zip_and_fsync", "fsync + zip of the same bytes", n=15),
     Line(
@@ -191,6 +200,21 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"median": round(statistics.median(ordered), 4), "p95": round(ordered[rank], 4)}
 
 
+def shares(line: Line, found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Of what was measured in hops, the part of the whole that each took: medians of the rounds."""
+    told = {
+        side: {
+            key.removeprefix("hop "): round(
+                statistics.median(one[key] / one["value"] for one in found[name]), 3
+            )
+            for key in found[name][0]
+            if key.startswith("hop ")
+        }
+        for side, name in (("ours", line.ours), ("theirs", line.theirs))
+    }
+    return {"hops": told} if any(told.values()) else {}
+
+
 def run(names: list[str]) -> None:
     chosen = [line for line in LINES if not names or line.name in names]
     if not chosen:
@@ -221,6 +245,7 @@ def run(names: list[str]) -> None:
                         "theirs": theirs,
                         "ratio": round(ours["median"] / theirs["median"], 4),
                         "against": line.against,
+                        **shares(line, found),
                     }
                 ),
                 flush=True,
