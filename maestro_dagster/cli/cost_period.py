@@ -73,7 +73,7 @@ def read_run_usage(run_id: str, since: str | None, until: str | None) -> list[Us
         events = read_run(open_lake(project.lake), open_spool(project), run_id)
     # Usage may outlive the journal, so only a run that neither of them knows is unknown.
     if not events:
-        from maestro_dagster.project.services import open_journal
+        from maestro_dagster.project.database import open_journal
 
         open_journal(project).run(run_id)
     return [event for event in events if in_period(event.occurred_at[:10], since, until)]

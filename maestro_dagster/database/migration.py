@@ -65,6 +65,7 @@ def upgrade_schema(url: str, revision: str = "head") -> None:
     from alembic import command
     from alembic.config import Config
     from sqlalchemy import create_engine
+    from sqlalchemy.exc import DBAPIError
     from sqlalchemy.pool import NullPool
 
     logging.getLogger("alembic").setLevel(logging.WARNING)  # what it does is said by whoever called
@@ -83,6 +84,8 @@ def upgrade_schema(url: str, revision: str = "head") -> None:
             run_sql(connection, f"SET LOCAL search_path TO {SCHEMA}")
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
+    except DBAPIError as error:
+        raise (error.orig or error) from error
     finally:
         engine.dispose()
 

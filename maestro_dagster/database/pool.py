@@ -62,6 +62,7 @@ class Pool:
         self._room = threading.BoundedSemaphore(MOST)
         self._idle: list[RawConnection] = []
         self._pid = os.getpid()
+        self._reached = False
         self._ready = False
 
     @contextmanager
@@ -85,10 +86,10 @@ class Pool:
                 connection = self._take()
                 return connection, act(connection)
             except psycopg2.Error as error:
-                lost = connection is None or is_lost(connection, error)
+                lost = is_lost(connection, error)
                 if connection is not None:
                     self.give(connection)
-                if not lost or not self._ready or time.monotonic() > stop:
+                if not lost or not self._reached or time.monotonic() > stop:
                     raise self.fault(error) from error
             except BaseException:
                 if connection is not None:
@@ -146,7 +147,8 @@ class Pool:
         if self._pid != os.getpid():
             _inherited.extend(self._idle)
             self._lock, self._room = threading.Lock(), threading.BoundedSemaphore(MOST)
-            self._idle, self._ready, self._pid = [], False, os.getpid()
+            self._idle, self._reached, self._ready = [], False, False
+            self._pid = os.getpid()
 
     def _take(self) -> RawConnection:
         self._notice_fork()
@@ -156,6 +158,7 @@ class Pool:
         connection = self.driver().connect(self._url, application_name=self._name, **_CONNECT)
         try:
             connection.autocommit = True
+            self._reached = True
             if self._settings:
                 send(connection, self._settings)
             if not self._ready:
@@ -186,14 +189,16 @@ def is_idle(connection: RawConnection) -> bool:
     return not connection.closed and connection.get_transaction_status() == TRANSACTION_STATUS_IDLE
 
 
-def is_lost(connection: RawConnection, error: Exception) -> bool:
+def is_lost(connection: RawConnection | None, error: Exception) -> bool:
     """Whether the server is gone, or is about to hang up (SQLSTATE 57P01 and its kin).
 
     The driver does not always notice: its own word for a connection that broke may be that it is open.
     """
     from psycopg2.extensions import TRANSACTION_STATUS_UNKNOWN
 
+    state = getattr(error, "pgcode", None) or ""
+    if connection is None:
+        return not state or state.startswith(("08", "57P"))
     if connection.closed or connection.get_transaction_status() == TRANSACTION_STATUS_UNKNOWN:
         return True
-    state = getattr(error, "pgcode", None) or ""
     return state.startswith(("08", "57P"))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from maestro_dagster.database.address import show_url
 from maestro_dagster.database.interface import PLAIN, Connection, Rows, Wording
 from maestro_dagster.database.migration import require_schema
 from maestro_dagster.database.placeholder import convert_sql
@@ -50,15 +51,23 @@ class LostError(Exception):
 
 
 class PostgresDatabase:
-    """`room` names whose one writer it is. The schema is made when the database is empty."""
+    """`room` names whose one writer it is. The schema is made when the database is empty.
+
+    Events and runs of one project alone lie in a database: `owner` names it, and the first one stays.
+    """
 
     kind: Literal["sqlite", "postgres"] = "postgres"
 
-    def __init__(self, url: str, room: str, *, wording: Wording = PLAIN) -> None:
+    def __init__(self, url: str, room: str, *, owner: str | None = None, wording: Wording = PLAIN) -> None:
+        def prepare(connection: RawConnection) -> None:
+            require_schema(connection, url, wording)
+            if owner is not None:
+                _require_owner(connection, owner, wording, show_url(url))
+
         self._pool = Pool(
             url,
             wording=wording,
-            prepare=lambda connection: require_schema(connection, url, wording),
+            prepare=prepare,
             name=f"maestro-{room}",
         )
         self.place = self._pool.place
@@ -212,6 +221,23 @@ class PostgresConnection:
 def lock_key(room: str) -> int:
     """The advisory lock of a room: 64 bits, signed."""
     return int.from_bytes(hashlib.sha256(f"maestro {room}".encode()).digest()[:8], "big", signed=True)
+
+
+def _require_owner(connection: RawConnection, owner: str, wording: Wording, place: str) -> None:
+    rows = send(
+        connection,
+        f"INSERT INTO {SCHEMA}.owner (project) VALUES (%s) ON CONFLICT DO NOTHING;"  # noqa: S608 - a constant
+        f" SELECT project FROM {SCHEMA}.owner",
+        (owner,),
+    )
+    if rows[0][0] != owner:
+        raise wording.fault(
+            "foreign",
+            f"belongs to the project {rows[0][0]}, and this one is {owner}",
+            place,
+            "give this project a database of its own (CREATE DATABASE), or correct tenant and project_name;"
+            " budgets may be shared by the setting `budget_database`",
+        )
 
 
 def _driver_error() -> type[Exception]:

@@ -72,9 +72,10 @@ def open_file(path: Path) -> SqliteDatabase:
     return SqliteDatabase(path, connect=_open_writer, connect_reader=open_reader, translate=translate)
 
 
-def open_server(url: str) -> PostgresDatabase:
-    """The journal in PostgreSQL; connected when it is used."""
-    return PostgresDatabase(url, "journal", wording=Wording(JournalError, "the journal", "journal"))
+def open_server(url: str, owner: str) -> PostgresDatabase:
+    """The journal of the project `owner` in PostgreSQL; connected when it is used."""
+    wording = Wording(JournalError, "the journal", "journal")
+    return PostgresDatabase(url, "journal", owner=owner, wording=wording)
 
 
 def _open_writer(path: Path) -> sqlite3.Connection:

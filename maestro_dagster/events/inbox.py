@@ -28,7 +28,7 @@ from maestro_dagster.events.interface import RepositoryEvent, check_event, write
 _BATCH = 1000
 _LONGEST_NAME = 200  # bytes, so that a number and `.reason` fit behind it
 _TORN_AFTER_SECONDS = 3600
-_SCHEMA = """
+TABLES = """
 CREATE TABLE IF NOT EXISTS event (
     sequence INTEGER PRIMARY KEY,
     event_id TEXT NOT NULL UNIQUE,
@@ -82,7 +82,7 @@ class Inbox:
     def __init__(self, folder: Path, database: Path | Database) -> None:
         self.folder = folder
         self.database: Database = (
-            SqliteDatabase(database, tables=_SCHEMA, wording=WORDING)
+            SqliteDatabase(database, tables=TABLES, wording=WORDING)
             if isinstance(database, Path)
             else database
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from maestro_dagster.project.root import Project
 
 if TYPE_CHECKING:
     from maestro_dagster.events.interface import RepositoryEvent
+    from maestro_dagster.events.late import LateEvents
 
 
 class Delivery(Protocol):
@@ -23,6 +26,9 @@ class Delivery(Protocol):
     def delivery_id(self) -> str: ...
     @property
     def events(self) -> Sequence[RepositoryEvent]: ...
+
+
+_LATE_SECONDS = 2.0  # between tries to hand over what the inbox could not take
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +59,23 @@ class Backend:
 
 def open_backend(project: Project) -> Backend:
     """The backend of a project. The inbox is opened; forges are read when a delivery comes."""
-    from maestro_dagster.events.inbox import Inbox
+    from maestro_dagster.events.late import LateEvents
+    from maestro_dagster.project.intake import open_inbox
     from maestro_dagster.project.metric import open_metrics
     from maestro_dagster.project.webhook import open_receiver
     from maestro_dagster.telemetry.redaction import Redactor
 
     redactor = Redactor()
     redactor.add_environment(os.environ)
-    inbox = Inbox(project.inbox, project.home / "inbox" / "inbox.sqlite")
+    inbox = open_inbox(project)
 
     metrics = open_metrics(project, inbox, redactor)
 
+    late = LateEvents(project.inbox / "late", inbox.accept)
+    _hand_over_later(late)
+
     def accept(events: Sequence[RepositoryEvent]) -> Sequence[bool]:
-        found = inbox.accept(events)
+        found = late.accept(events)
         with contextlib.suppress(OSError):  # it comes by itself a second later
             os.utime(inbox.folder / "new")  # what the loop of this machine looks at ten times a second
         return found
@@ -86,6 +96,19 @@ def open_backend(project: Project) -> Backend:
         hide=redactor.hide,
         hosts=project.settings.server_hosts,
     )
+
+
+def _hand_over_later(late: LateEvents) -> None:
+    """Whatever waits gets into the inbox as soon as that is there, also if no other event comes."""
+
+    def look() -> None:
+        while True:
+            if late.is_waiting():
+                with contextlib.suppress(Exception):  # of whatever kind, it is tried again
+                    late.hand_over()
+            time.sleep(_LATE_SECONDS)
+
+    threading.Thread(target=look, name="late-events", daemon=True).start()
 
 
 def _holds(look: Callable[[], object]) -> bool:

@@ -18,12 +18,13 @@ def show_budgets(project: Project) -> dict[str, Any]:
     from maestro_dagster.costs.budget import RunBudget
     from maestro_dagster.costs.budget_report import budget_report, list_standings
     from maestro_dagster.engine.trying import open_budget
-    from maestro_dagster.project.services import open_budgets, open_journal
+    from maestro_dagster.project.database import find_journal
+    from maestro_dagster.project.services import open_budgets
 
-    tree, journal, day = open_budgets(project), open_journal(project), today()
+    tree, journal, day = open_budgets(project), find_journal(project), today()
 
     def find_run(run_id: str) -> RunBudget | None:
-        if not project.journal.exists():
+        if journal is None:
             return None
         try:
             run = journal.run(run_id)
@@ -38,7 +39,8 @@ def show_budgets(project: Project) -> dict[str, Any]:
         )
     finally:
         tree.counter.close()
-        journal.close()
+        if journal is not None:
+            journal.close()
 
 
 def freeze_node(project: Project, node: str, reason: str, by: str) -> tuple[dict[str, Any], str]:
@@ -94,7 +96,8 @@ def recount_budgets(project: Project) -> int:
     from maestro_dagster.costs.counter_sqlite import SqliteCounter
     from maestro_dagster.costs.lake import open_lake
     from maestro_dagster.costs.period import periods_of
-    from maestro_dagster.project.services import open_budgets, open_journal, open_spool
+    from maestro_dagster.project.database import find_journal
+    from maestro_dagster.project.services import open_budgets, open_spool
 
     tree = open_budgets(project, anew=True)
     if not isinstance(tree.counter, SqliteCounter):
@@ -105,8 +108,7 @@ def recount_budgets(project: Project) -> int:
             code="budget-recount-shared",
         )
     going: set[str] = set()
-    if project.journal.exists():
-        journal = open_journal(project)
+    if (journal := find_journal(project)) is not None:
         going = {run_id for status in ("requested", "running") for run_id, _ in journal.statuses(status)}
         journal.close()
     since = periods_of(today())[2].since

@@ -62,6 +62,7 @@ def check_project(project: Project, environment: Mapping[str, str] | None = None
         "rates": lambda: _check_rates(project),
         "budgets": lambda: _check_budgets(project),
         "models": lambda: _check_models(project),
+        "forges": lambda: _check_forges(project),
         "flows": lambda: _check_flows(project),
         "space": lambda: _check_space(project),
         "store": lambda: _check_store(project),
@@ -166,6 +167,16 @@ def _check_models(project: Project) -> Finding:
     return Finding("models", "ok", f"{count} models, and the built-in one")
 
 
+def _check_forges(project: Project) -> Finding:
+    from maestro_dagster.project.webhook import ForgeFile, check_secrets
+
+    forges = ForgeFile(project).read()
+    for forge in forges:
+        if fault := check_secrets(project, forge):
+            return Finding("forges", fault.status, fault.fact, fault.remedy)
+    return Finding("forges", "ok", f"{len(forges)} repositories send webhooks")
+
+
 def _check_flows(project: Project) -> Finding:
     from maestro_dagster.manifest.read import read_flow
     from maestro_dagster.steps.catalogue import load_catalogue
@@ -200,6 +211,8 @@ def _check_store(project: Project) -> Finding:
 
 
 def _check_journal(project: Project) -> Finding:
+    if project.settings.database:
+        return _check_database(project)
     if not project.journal.exists():
         return Finding("journal", "ok", "no run yet")
     # Read-only: a doctor must not upgrade, recover or lock what it looks at.
@@ -231,6 +244,18 @@ def _check_journal(project: Project) -> Finding:
     if found != "ok":
         return Finding("journal", "error", f"the journal is damaged: {found}", "restore it from a backup")
     return Finding("journal", "ok", f"the journal is sound, {runs} runs")
+
+
+def _check_database(project: Project) -> Finding:
+    """Whether the server answers and has the tables. An empty database gets them, as by any command."""
+    from maestro_dagster.project.database import open_journal
+
+    try:
+        journal = open_journal(project)
+        journal.runs(limit=1)
+    except MaestroError as error:
+        return Finding("journal", "error", error.fact, error.remedy)
+    return Finding("journal", "ok", f"the journal lies in {journal.place}")
 
 
 def _check_dagster(project: Project) -> Finding:

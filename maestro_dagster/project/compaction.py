@@ -56,18 +56,18 @@ def commit_iceberg(lake: Lake, project: Project | Path | str | None = None) -> t
     if not project.settings.iceberg:
         return ()
     from maestro_dagster.costs.iceberg import commit_days
-    from maestro_dagster.project.services import name_scope
+    from maestro_dagster.project.database import name_scope
 
     return commit_days(lake, name_scope(project), project.settings.database)
 
 
 def _ended_runs(project: Project) -> Callable[[str], bool]:
     """A run whose evidence is written uses nothing more; an unknown one may still be anybody's."""
-    from maestro_dagster.project.services import open_journal
+    from maestro_dagster.project.database import find_journal
 
-    if not project.journal.exists():
+    journal = find_journal(project)
+    if journal is None:
         return lambda _: False
-    journal = open_journal(project)
 
     def has_ended(run_id: str) -> bool:
         try:

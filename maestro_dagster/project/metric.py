@@ -39,8 +39,9 @@ def open_metrics(project: Project, inbox: Inbox, redactor: Redactor | None = Non
 
     from maestro_dagster.engine.figure import JournalFigures
     from maestro_dagster.events.figure import read_received
+    from maestro_dagster.project.database import open_journal
     from maestro_dagster.project.report import open_outbox
-    from maestro_dagster.project.services import open_budgets, open_journal
+    from maestro_dagster.project.services import open_budgets
     from maestro_dagster.telemetry.redaction import Redactor
 
     redactor = redactor or Redactor()

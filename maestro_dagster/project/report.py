@@ -33,18 +33,10 @@ Say = Callable[[str], None]
 
 def open_outbox(project: Project) -> Outbox:
     """The outbox of a project: a file beside the inbox, or its database."""
-    from maestro_dagster.database.interface import Database
     from maestro_dagster.events.outbox import TABLES, WORDING, Outbox
+    from maestro_dagster.project.database import open_room, outbox_file
 
-    database: Database
-    if project.settings.database:
-        from maestro_dagster.database.postgres import PostgresDatabase
-
-        database = PostgresDatabase(project.settings.database, "outbox", wording=WORDING)
-    else:
-        from maestro_dagster.database.sqlite import SqliteDatabase
-
-        database = SqliteDatabase(project.inbox / "outbox.sqlite", tables=TABLES, wording=WORDING)
+    database = open_room(project, "outbox", outbox_file(project), tables=TABLES, wording=WORDING)
     return Outbox(database)
 
 
@@ -52,7 +44,7 @@ def open_reporter(
     project: Project, say: Say, *, book: RunBook | None = None, patience: Patience | None = None
 ) -> Reporter:
     """What reports for a project. Nothing is opened before a repository has a `token`."""
-    from maestro_dagster.project.services import open_journal
+    from maestro_dagster.project.database import open_journal
 
     return Reporter(project, book or open_journal(project), say, patience)
 

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from maestro_dagster.project.database import name_scope, open_journal
 from maestro_dagster.project.root import Project
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from maestro_dagster.costs.counter import Counter
     from maestro_dagster.costs.interface import UsageSpool
     from maestro_dagster.engine.engine import Engine
-    from maestro_dagster.engine.journal import Journal
     from maestro_dagster.engine.services import Services
     from maestro_dagster.errors import KeyMissingError
     from maestro_dagster.evidence.interface import Signer
@@ -95,13 +95,14 @@ def open_budgets(project: Project, redactor: Redactor | None = None, *, anew: bo
     from maestro_dagster.costs.budget import BudgetTree
 
     settings = project.settings
-    _hide_database(settings.database, redactor)
+    url = settings.budget_database or settings.database
+    _hide_database(url, redactor)
 
     def open_counter() -> Counter:
-        if settings.database:
+        if url:
             from maestro_dagster.costs.counter_postgres import PostgresCounter
 
-            return PostgresCounter(settings.database)
+            return PostgresCounter(url)
         from maestro_dagster.costs.counter_sqlite import SqliteCounter
 
         return SqliteCounter(project.home / "budgets.sqlite", anew=anew)
@@ -126,24 +127,12 @@ def open_spool(project: Project, redactor: Redactor | None = None) -> UsageSpool
     return JoinedSpool(PostgresSpool(settings.database, name_scope(project)), folder)
 
 
-def name_scope(project: Project) -> str:
-    """What tells this project's usage from that of others in one database."""
-    return f"{project.settings.tenant}/{project.settings.project_name}"
-
-
 def _hide_database(url: str | None, redactor: Redactor | None) -> None:
     """What a driver says of a connection that failed goes into logs."""
     if url and redactor is not None:
         if password := urlsplit(url).password:
             redactor.add(unquote(password))
         redactor.add(url)
-
-
-def open_journal(project: Project) -> Journal:
-    """Only the journal: what `status`, `logs` and `cancel` need."""
-    from maestro_dagster.engine.journal import Journal
-
-    return Journal(project.journal)
 
 
 def open_policy(project: Project) -> PolicyEngine:

@@ -45,7 +45,13 @@ class Settings:
         "URL of the usage lake; none: the folder `lake` of the home", check="text?", default=None
     )
     database: str | None = _setting(
-        "PostgreSQL (`postgresql://...`) where budgets are counted and usage waits; none: files of the home",
+        "PostgreSQL (`postgresql://...`) with journal, inbox, budgets, waiting usage and Dagster's storage; "
+        "none: files of the home",
+        check="database?",
+        default=None,
+    )
+    budget_database: str | None = _setting(
+        "PostgreSQL where several projects count their budgets together; none: that of `database`",
         check="database?",
         default=None,
     )

@@ -62,11 +62,11 @@ def _flow_names(project: Project) -> frozenset[str] | None:
 
 def _run_finder(project: Project) -> Callable[[str], bool]:
     """Whether the project's journal knows a run."""
-    from maestro_dagster.project.services import open_journal
+    from maestro_dagster.project.database import find_journal
 
-    if not project.journal.exists():
+    journal = find_journal(project)
+    if journal is None:
         return lambda _: False
-    journal = open_journal(project)
 
     def has_run(run_id: str) -> bool:
         try:

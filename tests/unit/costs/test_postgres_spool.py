@@ -40,9 +40,10 @@ from maestro_dagster.costs.spool import Spool
 from maestro_dagster.costs.stage import stage_day
 from maestro_dagster.database import migration, pool
 from maestro_dagster.errors import CostError
+from maestro_dagster.project.database import name_scope
 from maestro_dagster.project.root import find_project
 from maestro_dagster.project.scaffold import init_project
-from maestro_dagster.project.services import name_scope, open_spool
+from maestro_dagster.project.services import open_spool
 
 FULL = os.environ.get("MAESTRO_SOAK") == "1"
 NEXT = "2026-03-02"
