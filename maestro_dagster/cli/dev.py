@@ -69,16 +69,20 @@ class Served:
 
 
 def _serve(project: Project, guard: LoopGuard, served: Served) -> None:
+    from maestro_dagster.project.report import open_reporter
     from maestro_dagster.workers.guard import socket_path
     from maestro_dagster.workers.socket_file import listen_on
 
     zygote = _start_zygote(project, guard)  # first: a fork would copy what is opened later
     companions = _start_companions(project, served)
+    reporter = open_reporter(project, _say)
     try:
         loop = _make_loop(project, guard, companions)
+        reporter.start()
         with listen_on(socket_path(project.home)) as server:
             loop.run(zygote, server)
     finally:
+        reporter.stop()
         companions.stop()
         socket_path(project.home).unlink(missing_ok=True)
 

@@ -35,6 +35,7 @@ _GONE = (404, 410)
 
 class GitHubDesk:
     html = True
+    _told: Mapping[str, str] = {}  # what answers call something that requests call otherwise
 
     def __init__(self, destination: Destination) -> None:
         self._api = destination.api
@@ -63,7 +64,7 @@ class GitHubDesk:
             url = f"{self._base}/commits/{note.sha}/statuses?per_page={PAGE}"
             rows = (yield Call("GET", url)).rows()
             newest = next((row for row in rows if row.get("context") == note.context), {})
-            if all(newest.get(key) == value for key, value in wanted.items()):
+            if all(newest.get(self._told.get(key, key)) == value for key, value in wanted.items()):
                 return {}
         yield Call("POST", f"{self._base}/statuses/{note.sha}", wanted)
         return {}
@@ -138,6 +139,8 @@ class GitHubDesk:
 
 class GiteaDesk(GitHubDesk):
     """Gitea and Forgejo: statuses, comments and release assets, at nearly the same addresses."""
+
+    _told: Mapping[str, str] = {"state": "status"}
 
     def headers(self, token: str) -> Mapping[str, str]:
         return {"authorization": f"token {token}", "accept": "application/json"}

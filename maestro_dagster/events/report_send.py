@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from maestro_dagster.errors import EventError, MaestroError
 from maestro_dagster.events.outbox import Entry, Outbox
 from maestro_dagster.events.report_answer import judge_answer, lost_answer, read_pause
-from maestro_dagster.events.report_call import Call, Desk, Destination, Reply, Talk
+from maestro_dagster.events.report_call import Call, Desk, Destination, Reply, Talk, malformed
 from maestro_dagster.events.report_desk import open_desk
 from maestro_dagster.events.report_note import make_talk
 
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 _BATCH = 20  # rows that are claimed at once
 _LONGEST_ANSWER = 8 * 1024 * 1024
 _MOST_CALLS = 200  # for one row
+_WITH_CONTENT = (200, 201, 202)
+# What an operator repairs, in the settings or at the forge, without a new run: it waits for that.
+_REPAIRABLE = frozenset(
+    {"report-unauthorised", "report-unknown", "report-malformed", "report-moved", "report-api"}
+)
 _random = random.SystemRandom()
 
 
@@ -170,7 +176,7 @@ class Sender:
             self._paused[entry.repository] = due_at
         elif error.retryable:
             self._paused[entry.repository] = min(due_at, now + max(error.retry_after or 0.0, patience.quiet))
-        waits = error.retryable or error.error_code in {"report-unauthorised", "report-unknown"}
+        waits = error.retryable or error.error_code in _REPAIRABLE
         give_up = now - entry.changed_at > patience.total or (
             not waits and entry.tries + 1 >= patience.refused
         )
@@ -222,7 +228,7 @@ class _Line:
             ) as response:
                 raw = await _read(response)
                 told = {name.lower(): value for name, value in response.headers.items()}
-                reply = Reply(response.status, _parse(raw), told)
+                reply = Reply(response.status, _parse(raw, response.status), told)
         except aiohttp.InvalidURL:
             raise EventError("the address of the forge cannot be used", code="report-malformed") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -240,7 +246,8 @@ class _Line:
         if call.upload is not None:
             data = call.upload.read()
             if not call.upload.form:
-                return data, {**headers, "content-type": call.upload.media_type}
+                kind, size = call.upload.media_type, str(len(data))
+                return _once(data), {**headers, "content-type": kind, "content-length": size}
             form = aiohttp.FormData()
             form.add_field(
                 call.upload.form, data, filename=call.upload.name, content_type=call.upload.media_type
@@ -252,6 +259,11 @@ class _Line:
         return form_json, {**headers, "content-type": "application/json"}
 
 
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    """A body that aiohttp cannot send a second time, as it does by itself when a PUT breaks off."""
+    yield data
+
+
 async def _read(response: aiohttp.ClientResponse) -> bytes:
     data = bytearray()
     async for part in response.content.iter_chunked(64 * 1024):
@@ -261,15 +273,17 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return bytes(data)
 
 
-def _parse(raw: bytes) -> Any:
+def _parse(raw: bytes, status: int) -> Any:
     try:
         return json.loads(raw) if raw.strip() else None
     except (ValueError, RecursionError):
-        return None
+        if status not in _WITH_CONTENT:
+            return None
+        raise malformed("it is no JSON") from None  # the page of a proxy, of a sign-in
 
 
 def _name_failure(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "the forge did not answer in time"
-    system = getattr(error, "os_error", error)
-    return f"the forge was not reached: {getattr(system, 'strerror', None) or type(error).__name__}"
+    number = getattr(getattr(error, "os_error", error), "errno", None)
+    return f"the forge was not reached: {os.strerror(number) if number else type(error).__name__}"

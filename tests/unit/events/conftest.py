@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,19 @@ from pathlib import Path
 import pytest
 
 from maestro_dagster.events.inbox import Inbox
+
+
+def _load(name: str) -> None:
+    """Importlib mode has no packages, so what tests share is loaded by its path."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+for _name in ("forge_server", "forge_kinds", "git_server"):
+    _load(_name)
 
 
 @dataclass
