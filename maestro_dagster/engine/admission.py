@@ -60,6 +60,7 @@ def assess(services: Services, request: RunRequest) -> Assessment:
             "region": look.region,
             "actor": request.actor,
             "cause": request.cause,
+            "event": _describe_event(request.git),
             "partition": request.partition,
             "tenant": services.tenant,
             "env": services.env,
@@ -85,6 +86,21 @@ def assess(services: Services, request: RunRequest) -> Assessment:
         input_digest=decision.input_digest,
     )
     return Assessment(whole, nano, tuple(steps))
+
+
+def _describe_event(git: Mapping[str, str]) -> dict[str, Any] | None:
+    """What of a repository asked for the run; None where nothing of the kind did. `fork` is null where
+    nobody said whether it is one.
+    """
+    if not git.get("event"):
+        return None
+    names = ("action", "number", "title", "base_ref", "head_ref", "url", "conclusion", "repository", "ref")
+    return {
+        "kind": git["event"],
+        **{name: git.get(name, "") for name in names},
+        "labels": [label for label in git.get("labels", "").split(",") if label],
+        "fork": {"true": True, "false": False}.get(git.get("fork", "")),
+    }
 
 
 def decision_from_json(document: Mapping[str, Any]) -> Decision:

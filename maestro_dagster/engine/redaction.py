@@ -14,8 +14,8 @@ from maestro_dagster.errors import MaestroError
 from maestro_dagster.manifest.expression import GIT_FIELDS, resolve
 from maestro_dagster.manifest.model import Flow
 
-# Git's own texts that people choose; the others are digests and identifiers.
-_GIT_TEXTS = frozenset({"ref", "branch", "repository"})
+# Digests and identifiers; the others are texts that people choose.
+_GIT_NAMES = frozenset({"sha", "before", "event_id", "event", "received_at", "time"})
 
 
 def learn_secrets(
@@ -59,7 +59,7 @@ def hide_context(services: Services, context: Mapping[str, Any]) -> dict[str, An
             hidden[name] = hide(hidden[name])
     if "git" in hidden:
         git = hidden["git"]
-        hidden["git"] = {key: hide(value) if key in _GIT_TEXTS else value for key, value in git.items()}
+        hidden["git"] = {key: value if key in _GIT_NAMES else hide(value) for key, value in git.items()}
     return hidden
 
 

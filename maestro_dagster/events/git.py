@@ -7,10 +7,16 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from maestro_dagster.errors import EventError
 
 _SAFE = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+# A server that goes silent, sends us elsewhere (with our credential) or has packs we did not ask for.
+_REMOTE = (
+    *("-c", "http.followRedirects=false", "-c", "http.lowSpeedLimit=100", "-c", "http.lowSpeedTime=60"),
+    *("-c", "transfer.bundleURI=false", "-c", "gc.auto=0", "-c", "protocol.version=2"),
+)
 _MAX_OUTPUT = 64 * 1024 * 1024
 
 
@@ -41,6 +47,31 @@ def read_config(repository: str, name: str) -> bytes:
     """One path of the configuration that applies to a repository, the user's own included."""
     arguments = ["-C", repository, "config", "--type=path", "--get", name]
     return run(arguments, repository, seconds=30.0, environment=dict(os.environ))
+
+
+def make_bare(folder: Path, form: str) -> None:
+    """An empty bare repository; `form` is the object format, sha1 or sha256."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    arguments = ["init", "--quiet", "--bare", "--template=", f"--object-format={form}", str(folder)]
+    run(arguments, str(folder), seconds=30.0, environment=_environment(None, "none"))
+
+
+def fetch_into(folder: Path, url: str, *refs: str, header: str | None, seconds: float) -> None:
+    """Fetch refs from a URL into a bare repository, and forget there what the URL has no more.
+
+    `header` is an `Authorization` for the URL's server; git gets it in its environment. Errors as `run_git`.
+    """
+    quiet = ("--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-recurse-submodules", "--force")
+    arguments = ["-C", str(folder), *_SAFE, *_REMOTE, "-c", "safe.directory=*", "fetch", *quiet]
+    environment = _environment(None, "file:git:http:https:ssh") | _outside()
+    if header is not None:
+        parts = urlsplit(url)
+        environment |= {
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": f"http.{parts.scheme}://{parts.netloc}/.extraHeader",
+            "GIT_CONFIG_VALUE_0": f"Authorization: {header}",
+        }
+    run([*arguments, "--", url, *refs], url, seconds=seconds, environment=environment)
 
 
 def run_git_remote(url: str, *arguments: str, seconds: float = 30.0) -> bytes:
@@ -83,6 +114,14 @@ def _failure(place: str, said: str) -> EventError:
         )
     lines = said.splitlines() or ["git failed"]
     return EventError(lines[-1][:500], place=place, remedy="see `git fsck` there", code="git-failed")
+
+
+def _outside() -> dict[str, str]:
+    """What leads out of this machine: proxies and certificates. ssh asks nobody for anything."""
+    proxies = ("http_proxy", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY")
+    names = (*proxies, "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    return {**kept, "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=15"}
 
 
 def _environment(ceiling: Path | None, protocols: str) -> dict[str, str]:

@@ -71,8 +71,14 @@ class RepositoryEvent:
 
     @property
     def partition(self) -> str:
-        """`<repository>@<ref>`: branches never overwrite each other's artifacts."""
-        return f"{self.name or self.repository}@{self.ref}"
+        """`<repository>@<ref>`: branches never overwrite each other's artifacts.
+
+        What came from a fork never stands for a branch of the same name here.
+        """
+        name, number = self.name or self.repository, self.facts.get("number")
+        if self.kind == "pr" and number:
+            return f"{name}@pr/{number}"
+        return f"{name}@fork/{self.ref}" if self.facts.get("fork") else f"{name}@{self.ref}"
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -12,7 +12,9 @@
                effects: {egress, secrets, paths, runs_foreign_code}}
     keys      [{name, path, data_class}] of the flow's params, inputs and labels, at any depth;
               data_class is that of the whole param or input, null where the flow says nothing
-    request   {region: text or null, ...} what the asker said, as given
+    request   {region: text or null, ...} what the asker said, as given: actor, cause, partition, tenant,
+              env, and event, null or what of a repository asked: {kind, action, number, title, base_ref,
+              head_ref, url, conclusion, repository, ref: text, labels: [text], fork: true, false or null}
     budget    money or null (no budget was given)
     estimate  money or null (unknown: some step's price is not known)
     settings  {pii_allow_stricter_tier: boolean, ...} the project's switches

@@ -1,4 +1,4 @@
-"""A project's inbox with the flows that its pushes start."""
+"""A project's inbox with the flows that its events start."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from maestro_dagster.project.root import Project
 
 if TYPE_CHECKING:
     from maestro_dagster.events.inbox import Inbox
+    from maestro_dagster.events.mirror import Mirrors
     from maestro_dagster.workers.intake import Intake
 
 
@@ -21,8 +22,31 @@ def open_inbox(project: Project) -> Inbox:
     return Inbox(project.inbox, database)
 
 
-def open_intake(project: Project, say: Callable[[str], None]) -> Intake:
-    """What turns pushes into requested runs; `say` is told of pushes and flows that cannot be read."""
+def open_mirrors(project: Project, *, wait: bool = False) -> Mirrors:
+    """The mirrors of remote repositories. Each is read with the token of its forge, if one is named."""
+    from maestro_dagster.events.mirror import Mirrors
+
+    return Mirrors(project.home / "cache" / "git", lambda url: _find_credential(project, url), wait=wait)
+
+
+def _find_credential(project: Project, url: str) -> str | None:
+    """Asked at each fetch, so that a token that was renewed counts at once."""
+    from maestro_dagster.events.forge import read_forges
+    from maestro_dagster.events.mirror import make_credential
+    from maestro_dagster.project.secret import secret_source
+
+    find = secret_source(project.home)
+    for forge in read_forges(project.root / "resources" / "forges.yaml"):
+        if forge.token and forge.clone == url and (token := find(forge.token)):
+            return make_credential(forge.forge, token)
+    return None
+
+
+def open_intake(project: Project, say: Callable[[str], None], *, wait: bool = False) -> Intake:
+    """What turns events into requested runs; `say` is told of events and flows that cannot be read.
+
+    With `wait` remote repositories are fetched while the caller waits, else beside it.
+    """
     from maestro_dagster.manifest.read import read_flow
     from maestro_dagster.project.database import open_journal
     from maestro_dagster.steps.catalogue import load_catalogue
@@ -33,6 +57,7 @@ def open_intake(project: Project, say: Callable[[str], None]) -> Intake:
         flows=FlowFolder(project.flow_files, lambda path: read_flow(path, load_catalogue()), say),
         request=open_journal(project).request,
         say=say,
+        mirrors=open_mirrors(project, wait=wait),
         default_branch=project.settings.default_branch,
         region=project.settings.request_region,
     )

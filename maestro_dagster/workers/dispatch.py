@@ -60,7 +60,7 @@ class Dispatcher:
     starter: Starter | None  # set before the first run is started
     limit: int
     say: Callable[[str], None]
-    own: frozenset[str] = frozenset({"push", "poll", "schedule"})
+    own: frozenset[str] = frozenset({"push", "poll", "event", "schedule"})
     look: Callable[[str], RunView] | None = None
     clock: Callable[[], float] = time.time
     active: dict[tuple[str, str], int] = field(default_factory=dict)  # (kind, id) -> pid, 0 while it starts

@@ -1,4 +1,4 @@
-"""From pushes to requested runs: every flow of the project whose `on:` wants the event, once."""
+"""From events to requested runs: every flow of the project whose `on:` wants the event, once."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from maestro_dagster.engine.interface import RunRequest
+from maestro_dagster.engine.interface import Cause, RunRequest
 from maestro_dagster.errors import EventError, MaestroError
 from maestro_dagster.events.filter import flow_wants
 from maestro_dagster.events.inbox import Inbox
 from maestro_dagster.events.interface import RepositoryEvent, run_id_for
-from maestro_dagster.events.source import read_changed_paths, read_git_facts
+from maestro_dagster.events.mirror import Mirrors
+from maestro_dagster.events.refs import is_remote
+from maestro_dagster.events.source import read_changed_paths, read_commit_facts, read_event_facts
 from maestro_dagster.manifest.model import Flow
 
 _BATCH = 200  # events in one durable write
+_PUSHES = frozenset({"push", "tag"})
 Request = Callable[[Sequence[RunRequest]], object]
 Say = Callable[[str], None]
 
@@ -57,12 +60,16 @@ class FlowFolder:
 
 @dataclass
 class Intake:
-    """`request` writes requests durably and ignores those that are known."""
+    """`request` writes requests durably and ignores those that are known.
+
+    `mirrors` have the remote repositories; an event waits in the inbox until its own is there.
+    """
 
     inbox: Inbox
     flows: FlowFolder
     request: Request
     say: Say
+    mirrors: Mirrors
     default_branch: str = "main"
     region: str | None = None
 
@@ -71,8 +78,11 @@ class Intake:
         self._missing: set[str] = set()  # repositories that are not there now
 
     def has_drops(self) -> bool:
-        """Whether something was dropped since the last pass: one stat call, so it may be asked often."""
-        return _stamp(self.inbox.folder / "new") != self._stamp
+        """Whether something was dropped, or a mirror came to have it, since the last pass.
+
+        One stat call, so it may be asked often.
+        """
+        return self.mirrors.has_news() or _stamp(self.inbox.folder / "new") != self._stamp
 
     def take(self, *, retry: bool = False) -> int:
         """One pass over the inbox; gives how many runs were requested.
@@ -95,10 +105,12 @@ class Intake:
         wanted: list[tuple[RepositoryEvent, list[RunRequest]]] = []
         for event in events:
             try:
-                wanted.append((event, self._requests(event, flows)))
+                found = self._requests(event, flows)
+                if found is not None:
+                    wanted.append((event, found))
             except EventError as error:
                 self._missing.add(event.repository)
-                self.say(f"the push {event.event_id} waits: {error}")
+                self.say(f"the {event.kind} {event.event_id} waits: {error}")
         requests = [request for _, found in wanted for request in found]
         if requests:
             self.request(requests)
@@ -107,52 +119,68 @@ class Intake:
         )
         return len(requests)
 
-    def _requests(self, event: RepositoryEvent, flows: Sequence[Flow]) -> list[RunRequest]:
-        wanting = [flow for flow in flows if self._wants(flow, event)]
-        if not wanting:
-            return []
-        git = self._facts(event)
+    def _requests(self, event: RepositoryEvent, flows: Sequence[Flow]) -> list[RunRequest] | None:
+        """None: what the event is about is still being fetched."""
+        try:
+            wanting = [flow for flow in flows if flow_wants(flow, event, lambda: self._changed(event))]
+            git = self._facts(event) if wanting else {}
+        except _NotYet:
+            return None
+        cause: Cause = "poll" if event.source == "poll" else "push" if event.kind in _PUSHES else "event"
         return [
             RunRequest(
                 run_id=run_id_for(event.event_id, flow.name),
                 flow=flow,
                 git=git,
                 partition=event.partition,
-                cause="poll" if event.source == "poll" else "push",
-                actor=git.get("author", ""),
+                cause=cause,
+                # A forge says who did it; the author of a commit is whoever the commit says.
+                actor=str(event.facts.get("actor") or git.get("author", "")),
                 region=self.region,
             )
             for flow in wanting
         ]
 
-    def _wants(self, flow: Flow, event: RepositoryEvent) -> bool:
-        return flow_wants(flow, event, lambda: self._changed(event))
-
     def _changed(self, event: RepositoryEvent) -> Sequence[str]:
+        told = event.facts.get("changed_paths")
+        if isinstance(told, list | tuple):
+            return [str(path) for path in told]
+        where = self._where(event)
         try:
-            return read_changed_paths(event, self.default_branch)
+            return read_changed_paths(event, where, self.default_branch)
         except EventError as error:
             if error.error_code == "repository-missing":
                 raise
-            self.say(f"the files of the push {event.event_id} cannot be read: {error}")
+            self.say(f"the files of the {event.kind} {event.event_id} cannot be read: {error}")
             return ()
 
     def _facts(self, event: RepositoryEvent) -> dict[str, str]:
-        """A push whose commit is gone still gets its run, which fails with a receipt: nothing is lost."""
+        """An event whose commit is gone still gets its run, which fails with a receipt: nothing is lost."""
+        facts = read_event_facts(event)
+        if event.kind == "delete" and is_remote(event.repository):
+            return facts  # a fetch brings nothing of what is gone
+        where = self._where(event)
         try:
-            return read_git_facts(event)
+            return facts | read_commit_facts(event, where)
         except EventError as error:
             if error.error_code == "repository-missing":
                 raise
-            self.say(f"the push {event.event_id}: {error}")
-            return {
-                "sha": event.after,
-                "ref": event.ref,
-                "branch": event.branch,
-                "repository": event.repository,
-                "before": event.before,
-                "event_id": event.event_id,
-            }
+            if event.kind != "delete":
+                self.say(f"the {event.kind} {event.event_id}: {error}")
+            return facts
+
+    def _where(self, event: RepositoryEvent) -> str:
+        """The folder that is read. Raises _NotYet, and EventError when it cannot be fetched."""
+        if not is_remote(event.repository):
+            return event.repository
+        found = self.mirrors.find(event)
+        if found is None:
+            raise _NotYet
+        return str(found)
+
+
+class _NotYet(Exception):  # noqa: N818 - no error: it waits
+    pass
 
 
 def _stamp(folder: Path) -> int:

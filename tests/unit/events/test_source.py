@@ -13,7 +13,7 @@ from maestro_dagster.errors import EventError
 from maestro_dagster.events.hook import install_hook
 from maestro_dagster.events.inbox import Inbox
 from maestro_dagster.events.interface import RepositoryEvent
-from maestro_dagster.events.source import read_changed_paths, read_git_facts
+from maestro_dagster.events.source import read_changed_paths, read_commit_facts, read_event_facts
 
 Git = Any  # of conftest.py
 ZERO = "0" * 40
@@ -26,7 +26,8 @@ def event(git: Git, after: str, before: str = ZERO, ref: str = "refs/heads/main"
 def test_the_facts_of_a_commit(git: Git) -> None:
     sha = git.commit(message="Subject é\n\nBody")
     git.push()
-    facts = read_git_facts(event(git, sha))
+    pushed = event(git, sha)
+    facts = read_event_facts(pushed) | read_commit_facts(pushed, git.bare)
     when = facts.pop("time")
     assert when.startswith("20")
     assert facts == {
@@ -36,6 +37,8 @@ def test_the_facts_of_a_commit(git: Git) -> None:
         "repository": str(git.bare),
         "before": ZERO,
         "event_id": "event-id",
+        "event": "push",
+        "received_at": "1.000",
         "author": "Ada <ada@example.com>",
         "message": "Subject é\n\nBody",
     }
@@ -48,8 +51,8 @@ def test_an_annotated_tag_gives_its_commit(git: Git, inbox: Inbox) -> None:
     git.push("refs/tags/v1")
     (pushed,) = inbox.ingest()
     assert pushed.after != sha
-    facts = read_git_facts(pushed)
-    assert (facts["sha"], facts["message"], facts["branch"]) == (sha, "the commit", "v1")
+    facts = read_commit_facts(pushed, git.bare)
+    assert (facts["sha"], facts["message"]) == (sha, "the commit")
 
 
 def test_changed_paths(git: Git) -> None:
@@ -57,7 +60,7 @@ def test_changed_paths(git: Git) -> None:
     git.commit('a b/ünï"c')
     after = git.commit("other")
     git.push()
-    assert sorted(read_changed_paths(event(git, after, before))) == ['a b/ünï"c', "other"]
+    assert sorted(read_changed_paths(event(git, after, before), git.bare)) == ['a b/ünï"c', "other"]
 
 
 def test_both_names_of_a_renamed_file(git: Git) -> None:
@@ -66,7 +69,7 @@ def test_both_names_of_a_renamed_file(git: Git) -> None:
     git.run("commit", "--quiet", "--message", "rename")
     after = git.run("rev-parse", "HEAD")
     git.push()
-    assert sorted(read_changed_paths(event(git, after, before))) == ["new", "old"]
+    assert sorted(read_changed_paths(event(git, after, before), git.bare)) == ["new", "old"]
 
 
 def test_a_new_branch_is_compared_with_where_it_left(git: Git) -> None:
@@ -75,34 +78,34 @@ def test_a_new_branch_is_compared_with_where_it_left(git: Git) -> None:
     git.run("checkout", "--quiet", "-b", "side")
     after = git.commit("mine")
     git.push("HEAD:refs/heads/side")
-    assert read_changed_paths(event(git, after, ref="refs/heads/side")) == ("mine",)
-    assert read_changed_paths(event(git, after, ref="refs/heads/side"), "trunk") == ("kept", "mine")
+    assert read_changed_paths(event(git, after, ref="refs/heads/side"), git.bare) == ("mine",)
+    assert read_changed_paths(event(git, after, ref="refs/heads/side"), git.bare, "trunk") == ("kept", "mine")
 
 
 def test_the_first_push_of_the_default_branch_is_everything(git: Git) -> None:
     git.commit("a")
     after = git.commit("b")
     git.push()
-    assert read_changed_paths(event(git, after)) == ("a", "b")
+    assert read_changed_paths(event(git, after), git.bare) == ("a", "b")
 
 
 def test_a_before_that_is_gone(git: Git) -> None:
     after = git.commit("a")
     git.push()
-    assert read_changed_paths(event(git, after, "d" * 40)) == ("a",)
+    assert read_changed_paths(event(git, after, "d" * 40), git.bare) == ("a",)
 
 
 def test_a_commit_that_is_not_there(git: Git) -> None:
     with pytest.raises(EventError) as caught:
-        read_git_facts(event(git, "d" * 40))
+        read_commit_facts(event(git, "d" * 40), git.bare)
     assert caught.value.error_code == "commit-missing"
 
 
 def test_a_repository_that_is_gone(git: Git) -> None:
     shutil.rmtree(git.bare)
-    for read in (read_git_facts, read_changed_paths):
+    for read in (read_commit_facts, read_changed_paths):
         with pytest.raises(EventError) as caught:
-            read(event(git, "d" * 40))
+            read(event(git, "d" * 40), git.bare)
         assert caught.value.error_code == "repository-missing"
 
 
@@ -118,6 +121,6 @@ def test_reading_runs_nothing_of_the_repository(git: Git, tmp_path: Path) -> Non
                  "filter.evil.clean", "filter.evil.smudge", "gpg.program", "core.sshCommand"):  # fmt: skip
         subprocess.run(["git", "-C", str(git.bare), "config", name, str(script)], check=True)
     subprocess.run(["git", "-C", str(git.bare), "config", "log.showSignature", "true"], check=True)
-    assert read_changed_paths(event(git, after, before)) == ("a",)
-    assert read_git_facts(event(git, after))["sha"] == after
+    assert read_changed_paths(event(git, after, before), git.bare) == ("a",)
+    assert read_commit_facts(event(git, after), git.bare)["sha"] == after
     assert not (tmp_path / "ran").exists()

@@ -11,6 +11,7 @@ from maestro_dagster.engine.interface import RunRequest
 from maestro_dagster.errors import ManifestError
 from maestro_dagster.events.inbox import Inbox
 from maestro_dagster.events.interface import RepositoryEvent, run_id_for
+from maestro_dagster.events.mirror import Mirrors
 from maestro_dagster.manifest.model import Flow
 from maestro_dagster.workers.intake import FlowFolder, Intake
 
@@ -62,6 +63,7 @@ class Desk:
             FlowFolder(lambda: paths, by_path.__getitem__, self.said.append),
             self.request,
             self.said.append,
+            Mirrors(folder / "mirrors", wait=True),
         )
 
     def request(self, requests: Sequence[RunRequest]) -> None:
