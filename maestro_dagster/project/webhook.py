@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from maestro_dagster.errors import ProjectError
 from maestro_dagster.events.forge import find_forge, read_forges
-from maestro_dagster.project.secret import secret_source
+from maestro_dagster.project.secret import secret_source, secret_variable
 
 if TYPE_CHECKING:
     from maestro_dagster.events.forge import ForgeRepository
     from maestro_dagster.events.webhook import Delivery
     from maestro_dagster.project.root import Project
 
+_SHORTEST_SECRET = 16  # characters; a shorter one can be guessed
 Receiver = Callable[[str, Mapping[str, str], bytes], "Delivery"]
 
 
@@ -77,3 +79,39 @@ def find_secrets(project: Project, forge: ForgeRepository) -> tuple[str, ...]:
         except ProjectError:
             continue
     return tuple(secret for secret in found if secret)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretFault:
+    """What is wrong with the secrets of a repository."""
+
+    status: Literal["warning", "error"]
+    fact: str
+    remedy: str
+
+
+def check_secrets(project: Project, forge: ForgeRepository) -> SecretFault | None:
+    """Whether deliveries of the repository can be verified, and results told."""
+    find = secret_source(project.home)
+    named = [*forge.secrets, *([forge.token] if forge.token else [])]
+    try:
+        values = {name: find(name) for name in named}
+    except ProjectError as error:
+        return SecretFault("error", f"{forge.name}: {error.fact} ({error.place})", error.remedy)
+    missing = [name for name in named if values[name] is None]
+    if missing:
+        # With one of two secrets deliveries still come in.
+        lost = missing[0] == forge.token or all(name in missing for name in forge.secrets)
+        return SecretFault(
+            "error" if lost else "warning",
+            f"{forge.name}: there is no secret {missing[0]}",
+            f"set {secret_variable(missing[0])}, or write {project.home / 'secrets' / missing[0]} (mode 600)",
+        )
+    short = [name for name in forge.secrets if len(values[name] or "") < _SHORTEST_SECRET]
+    if short:
+        return SecretFault(
+            "warning",
+            f"{forge.name}: the secret {short[0]} is shorter than {_SHORTEST_SECRET} characters",
+            "make one with `openssl rand -hex 32`",
+        )
+    return None

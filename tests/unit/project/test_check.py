@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from maestro_dagster.project.check import Finding, check_machine, check_project
+from maestro_dagster.project.check import Finding, _check_forges, check_machine, check_project
 from maestro_dagster.project.root import open_project
 from maestro_dagster.project.scaffold import init_project
 
@@ -32,7 +32,7 @@ def examine(root: Path, **environment: str) -> dict[str, Finding]:
 def test_the_starter_has_no_error(project: Path) -> None:
     found = examine(project)
     assert {name: finding for name, finding in found.items() if finding.status == "error"} == {}
-    assert len(found) == 13
+    assert len(found) == 14
     assert {finding.check for finding in check_machine()} == {"python", "git"}
 
 
@@ -64,6 +64,29 @@ def test_broken_rates_and_models_are_found(project: Path) -> None:
     (project / "resources/models.yaml").unlink()
     found = examine(project)
     assert (found["rates"].status, found["models"].status) == ("error", "error")
+
+
+def test_a_webhook_without_its_secret_is_found(project: Path) -> None:
+    (project / "resources/forges.yaml").write_text(
+        "repositories: [{name: shop, forge: github, repository: acme/shop, clone: /srv/shop.git, "
+        "secrets: [SHOP, SHOP_BEFORE], token: TOKEN}]"
+    )
+    folder = project / ".maestro/secrets"
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+    def write(name: str, text: str, mode: int = 0o600) -> Finding:
+        (folder / name).write_text(text)
+        (folder / name).chmod(mode)
+        return _check_forges(open_project(project, {}))
+
+    assert _check_forges(open_project(project, {})).status == "error"
+    assert write("SHOP", "a" * 32).status == "warning"  # deliveries come in, signed with this one
+    assert write("SHOP_BEFORE", "short").fact == "shop: there is no secret TOKEN"
+    assert write("TOKEN", "t").fact.startswith("shop: the secret SHOP_BEFORE is shorter")
+    assert write("SHOP_BEFORE", "b" * 32).status == "ok"
+    assert write("SHOP", "a" * 32, 0o644).remedy == f"chmod 600 {folder / 'SHOP'}"
+    (project / "resources/forges.yaml").write_text("repositories: [{name: shop}]")
+    assert examine(project)["forges"].status == "error"
 
 
 def test_a_damaged_journal_is_found_and_left_alone(project: Path) -> None:
