@@ -34,7 +34,7 @@ def run_tool(*command: str | Path, cwd: Path | None = None, env: dict[str, str] 
         env={**os.environ, **(env or {})},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
