@@ -1,6 +1,7 @@
 """The log of a run: one NDJSON file, written line by line, read while it grows.
 
-    {"ts": 1767225600.123, "step": "fetch", "iteration": -1, "attempt": 1, "line": "..."}
+    {"ts": 1767225600.123, "run_id": "r...", "trace_id": "0af7...", "step": "fetch", "iteration": -1,
+     "attempt": 1, "line": "..."}
 
 Not part of the proof, so nobody waits for the disk here. Secrets never reach the file.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from maestro_dagster.telemetry.redaction import Redactor
+from maestro_dagster.telemetry.span import trace_id_for
 
 
 class RunLog:
@@ -32,6 +34,8 @@ class RunLog:
     ) -> None:
         self._redactor = redactor or Redactor()
         self._path = log_path(folder, run_id)
+        self._run_id = run_id
+        self._trace_id = trace_id_for(run_id)
         self._line_limit = line_limit
         self._file_limit = file_limit
         self._lock = threading.Lock()
@@ -54,6 +58,8 @@ class RunLog:
                     message = "the log is full, what follows is not kept"
                 line = {
                     "ts": round(time.time(), 3),
+                    "run_id": self._run_id,
+                    "trace_id": self._trace_id,
                     "step": step,
                     "iteration": iteration,
                     "attempt": attempt,

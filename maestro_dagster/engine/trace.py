@@ -15,6 +15,7 @@ from maestro_dagster.engine.row import RunRow, StepRow
 from maestro_dagster.engine.services import Services
 from maestro_dagster.manifest.money import format_nano
 from maestro_dagster.telemetry import name
+from maestro_dagster.telemetry.redaction import Redactor
 from maestro_dagster.telemetry.span import (
     CONSUMER,
     SERVER,
@@ -68,9 +69,11 @@ def begin_run(trace: Trace, run: RunRow) -> Span:
     )
 
 
-def record_push(folder: Path, run_id: str, received_at: float, attributes: Mapping[str, Any]) -> None:
+def record_push(
+    folder: Path, run_id: str, received_at: float, attributes: Mapping[str, Any], *, redactor: Redactor
+) -> None:
     """The span of the event that a run was asked for, up to the request. `received_at`: seconds."""
-    trace = Trace(folder, run_id)
+    trace = Trace(folder, run_id, redactor=redactor, resource={name.SERVICE_NAME: name.SERVICE})
     known = {name.SPAN_KIND: name.PUSH_SPAN, name.PIPELINE_RUN_ID: run_id, **attributes}
     start, now = round(received_at * 1e9), time.time_ns()
     span = Span(trace.trace_id, push_span_id(run_id), "", "push", CONSUMER, start, known, end=max(start, now))
