@@ -26,6 +26,7 @@ COMMANDS = {
     "run": Row(f"{_CLI}.run:command", "Run a flow and wait for its evidence."),
     "status": Row(f"{_CLI}.status:command", "Show a run, or the newest runs."),
     "logs": Row(f"{_CLI}.logs:command", "Print the log lines of a run."),
+    "trace": Row(f"{_CLI}.trace:command", "Draw what a run spent its time on."),
     "watch": Row(f"{_CLI}.watch:command", "Follow a run until it ends."),
     "cancel": Row(f"{_CLI}.cancel:command", "Stop a run; it still gets its receipt."),
     "retry": Row(f"{_CLI}.retry:command", "Resume a run, keeping what is done."),
