@@ -38,13 +38,12 @@ from maestro_dagster.project.backup_statement import (
     is_backup_id,
     sign_manifest,
 )
+from maestro_dagster.project.dump import dump_tables
 from maestro_dagster.project.root import Project
 from maestro_dagster.project.seal import seal_files
 from maestro_dagster.project.snapshot import copy_database, pin_databases
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from maestro_dagster.costs.folder import LocalFolder, RemoteFolder
 
 Say = Callable[[str], None]
@@ -108,7 +107,7 @@ def back_up(
     now = datetime.now(UTC)
     secret = ("keys", "secrets") if sealed is None else ()
     manifest = Manifest(
-        id=f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}",
+        id=f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(3)}",
         created_at=f"{now:%Y-%m-%dT%H:%M:%SZ}",
         project=project.settings.project_name,
         tenant=project.settings.tenant,
@@ -212,8 +211,12 @@ class _Backup:
             pin_databases(paths) as pinned,
             TemporaryDirectory(prefix="maestro-backup-") as folder,
         ):
-            if project.journal in pinned:
-                self._read_journal(pinned[project.journal])
+            if project.settings.database:
+                self.revision, rows = dump_tables(project.settings.database, Path(folder), self._keep_table)
+                self._know_runs(rows)
+            elif project.journal in pinned:
+                query = "SELECT run_id, evidence_digest FROM run ORDER BY seq"
+                self._know_runs(pinned[project.journal].execute(query).fetchall())
             for number, (path, connection) in enumerate(pinned.items(), start=1):
                 self.say(f"databases: {number} of {len(pinned)}")
                 copy = Path(folder) / f"{number}.sqlite"
@@ -276,10 +279,14 @@ class _Backup:
             self.store.put_file(copy, BINARY)
         return True
 
-    def _read_journal(self, connection: sqlite3.Connection) -> None:
-        rows = connection.execute("SELECT run_id, evidence_digest FROM run ORDER BY seq").fetchall()
+    def _know_runs(self, rows: list[tuple[str, str | None]]) -> None:
         self.runs = len(rows)
         self.bundles = {run_id: digest for run_id, digest in rows if digest is not None}
+
+    def _keep_table(self, name: str, path: Path) -> None:
+        self.say(f"database: {name}")
+        stored = self.store.put_file(path, BINARY)
+        self._add("database", name, stored.digest, stored.size)
 
     def _keep_file(self, copy: Path, path: Path) -> None:
         stored = self.store.put_file(copy, BINARY)

@@ -24,7 +24,7 @@ MANIFEST: Final = "manifest.json"
 SUFFIX: Final = ".sigstore.json"
 Part = Literal["home", "artifacts", "evidence", "lake", "database"]
 _PARTS: Final = frozenset(get_args(Part))
-_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+_ID: Final = re.compile(r"\d{8}T\d{9}Z-[0-9a-f]{6}")  # UTC with milliseconds: sorted, oldest first
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _MOST_ENTRIES: Final = 5_000_000
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +16,21 @@ from typing import Any
 
 from maestro_dagster.artifacts.interface import Artifact, ArtifactStore
 from maestro_dagster.artifacts.store import open_store
-from maestro_dagster.errors import EvidenceError, KeyMissingError, ProjectError, StoreError
-from maestro_dagster.evidence.key import PRIVATE_NAME, PUBLIC_NAME, load_trusted, read_signer
+from maestro_dagster.errors import EvidenceError, ProjectError, StoreError
+from maestro_dagster.evidence.key import load_trusted
 from maestro_dagster.evidence.store import EvidenceStore
 from maestro_dagster.evidence.trust import KeyTrust
 from maestro_dagster.evidence.verify import verify_bundle
-from maestro_dagster.project.backup import open_statements
 from maestro_dagster.project.backup_source import BINARY, PUBLIC_SUFFIX, SECRET_FOLDERS
 from maestro_dagster.project.backup_statement import (
     Entry,
     Manifest,
     open_statement,
     read_manifest,
-    read_predicate,
 )
+from maestro_dagster.project.backup_trust import list_trusted, open_keys, read_newest
+from maestro_dagster.project.dump import Load, load_tables
 from maestro_dagster.project.root import Project
-from maestro_dagster.project.seal import open_sealed
 from maestro_dagster.project.snapshot import SUFFIXES, check_database
 
 Say = Callable[[str], None]
@@ -84,9 +83,9 @@ def restore(
     project has changed then.
     """
     store = open_store(target)
-    signed = _read_statement(target, backup)
-    sealed = _open_sealed(store, signed, passphrase)
-    trusted = _list_trusted(project, keys, sealed)
+    signed = read_newest(target, backup)
+    sealed = open_keys(store, signed, passphrase)
+    trusted = list_trusted(project, keys, sealed)
     about = open_statement(signed, KeyTrust(trusted))
     manifest = read_manifest(store.read(about["manifest"]), about)
     if not check:
@@ -96,14 +95,15 @@ def restore(
         work.write_home(sealed or {})
         if not check:
             work.keep_secrets()
-        claims = work.verify_receipts([*trusted, *work.public_keys()])
-        open_runs = work.count_open_runs()
-        work.check_rest(write=not check)
-        if not check:
-            work.take_place()
+        with work.database(write=not check) as load:
+            runs = work.read_runs(load)
+            claims = work.verify_receipts(runs, [*trusted, *work.public_keys()])
+            work.check_rest(write=not check)
+            if not check:
+                work.take_place(load)
     return RestoreReport(
         manifest.id, manifest.created_at, len(manifest.entries), manifest.size,
-        len(manifest.part("evidence")), claims, open_runs, manifest.left_out, not check,
+        len(manifest.part("evidence")), claims, list(runs.values()).count(None), manifest.left_out, not check,
     )  # fmt: skip
 
 
@@ -146,11 +146,48 @@ class _Restore:
         """Of the project at the time, older ones too: they came under the signature of the backup."""
         return load_trusted(sorted((self.stage / "keys").glob(f"*{PUBLIC_SUFFIX}")))
 
-    def verify_receipts(self, keys: Sequence[bytes]) -> int:
+    @contextmanager
+    def database(self, *, write: bool) -> Iterator[Load | None]:
+        """The project's PostgreSQL with the tables of the backup, which nobody else sees yet."""
+        entries = {entry.path: entry for entry in self.manifest.part("database")}
+        url, revision = self.project.settings.database, self.manifest.revision
+        if (url is None) != (revision is None):
+            raise ProjectError(
+                "the backup is of a project " + ("with" if revision else "without") + " a database",
+                place="setting database",
+                remedy="name an empty PostgreSQL with it" if revision else "restore without it, then "
+                "run `maestro migrate`",
+                code="restore-database",
+            )  # fmt: skip
+        if url is None or revision is None or not write:
+            for entry in entries.values():
+                self._compare(entry)
+            yield None
+            return
+
+        def fetch(name: str) -> Path:
+            entry, path = entries[name], self.stage / "scratch" / "tables" / name
+            path.unlink(missing_ok=True)
+            self.store.export(Artifact(entry.digest, BINARY, entry.size), path)
+            return path
+
+        with load_tables(url, revision, fetch, list(entries)) as load:
+            yield load
+
+    def read_runs(self, load: Load | None) -> dict[str, str | None]:
+        """The runs of the journal, each with the digest of its bundle once it has ended."""
+        if load is not None:
+            return dict(load.runs())
+        path = self.stage / "journal.sqlite"
+        if self.manifest.revision is not None or not path.is_file():
+            # Only a check: tables are not looked into without a database.
+            return {entry.path: entry.digest for entry in self.manifest.part("evidence")}
+        with closing(sqlite3.connect(path)) as connection:
+            return dict(connection.execute("SELECT run_id, evidence_digest FROM run").fetchall())
+
+    def verify_receipts(self, runs: Mapping[str, str | None], keys: Sequence[bytes]) -> int:
         """Verifies every bundle, and that the journal knows it. Gives how many claims hold."""
-        known = dict(
-            self._ask_journal("SELECT run_id, evidence_digest FROM run WHERE evidence_digest NOT NULL")
-        )
+        known = {run_id: digest for run_id, digest in runs.items() if digest is not None}
         entries = self.manifest.part("evidence")
         if known != {entry.path: entry.digest for entry in entries}:
             raise ProjectError(
@@ -174,9 +211,6 @@ class _Restore:
             claims += report.claims
         return claims
 
-    def count_open_runs(self) -> int:
-        return len(self._ask_journal("SELECT run_id FROM run WHERE evidence_digest IS NULL"))
-
     def check_rest(self, *, write: bool) -> None:
         """Artifacts, evidence and lake: every byte is compared, and put where the project wants it."""
         for part in ("artifacts", "evidence", "lake"):
@@ -188,11 +222,20 @@ class _Restore:
                 else:
                     self._compare(entry)
 
-    def take_place(self) -> None:
+    def take_place(self, load: Load | None) -> None:
         """The journal learns where its evidence lies now; then the folder becomes the project's."""
-        self._tell_places()
+        store = self._evidence(None)
+        places = [(store.place(entry.path), entry.path) for entry in self.manifest.part("evidence")]
+        if load is not None:
+            load.tell_places(places)
+        elif (self.stage / "journal.sqlite").is_file():
+            with closing(sqlite3.connect(self.stage / "journal.sqlite")) as connection, connection:
+                connection.executemany("UPDATE run SET evidence_path = ? WHERE run_id = ?", places)
+        shutil.rmtree(self.stage / "scratch", ignore_errors=True)
         home = self.project.home
         aside = home.with_name(f".{home.name}.before")
+        if load is not None:
+            load.commit()
         if home.exists():
             home.rename(aside)
         self.stage.rename(home)
@@ -255,70 +298,6 @@ class _Restore:
         if stage is not None:
             folder = Path(self._inside(str(folder)))
         return EvidenceStore(folder, self.project.evidence_url)
-
-    def _tell_places(self) -> None:
-        store = self._evidence(None)
-        with closing(sqlite3.connect(self.stage / "journal.sqlite")) as connection, connection:
-            connection.executemany(
-                "UPDATE run SET evidence_path = ? WHERE run_id = ?",
-                [(store.place(entry.path), entry.path) for entry in self.manifest.part("evidence")],
-            )
-
-    def _ask_journal(self, query: str) -> list[Any]:
-        path = self.stage / "journal.sqlite"
-        if not path.is_file():
-            return []
-        with closing(sqlite3.connect(path)) as connection:
-            return connection.execute(query).fetchall()
-
-
-def _read_statement(target: str, backup: str | None) -> bytes:
-    statements = open_statements(target)
-    if backup is None:
-        backup = next(reversed(statements.ids()), None)
-    if backup is None:
-        raise ProjectError(
-            "there is no backup in this place",
-            place=target,
-            remedy="give the folder or URL that `maestro backup` was given",
-            code="backup-missing",
-        )
-    return statements.read(backup)
-
-
-def _open_sealed(store: ArtifactStore, signed: bytes, passphrase: str | None) -> dict[str, bytes] | None:
-    """What the passphrase opens. The statement is not believed yet: a lock that opens proves itself."""
-    from maestro_dagster.evidence.dsse import read_envelope
-
-    sealed = read_predicate(read_envelope(signed).payload)["sealed"]
-    if passphrase is None or sealed is None:
-        return None
-    files = open_sealed(store.read(sealed), passphrase)
-    for name in files:
-        parts = name.split("/")
-        if parts[0] not in SECRET_FOLDERS or len(parts) < 2 or {"", ".", ".."} & set(parts):  # noqa: PLR2004
-            raise ProjectError(
-                f"the sealed keys hold {name[:80]!r}, which is no key", remedy="take another backup",
-                code="seal-invalid",
-            )  # fmt: skip
-    return files
-
-
-def _list_trusted(
-    project: Project, keys: Sequence[Path], sealed: dict[str, bytes] | None
-) -> tuple[bytes, ...]:
-    own = project.keys / PUBLIC_NAME
-    named = [*keys, *(project.path(text) for text in project.settings.trusted_keys)]
-    trusted = [*load_trusted([*named, *([own] if own.is_file() else [])])]
-    if sealed is not None and (private := sealed.get(f"keys/{PRIVATE_NAME}")) is not None:
-        trusted.append(read_signer(private, Path("keys") / PRIVATE_NAME).public_pem)
-    if not trusted:
-        raise KeyMissingError(
-            "there is no key to verify the backup with, and none is ever taken from it unsealed",
-            place=str(project.root),
-            remedy="give the project's public key with --key, or the passphrase of the backup",
-        )
-    return tuple(trusted)
 
 
 def _refuse_occupied(project: Project, manifest: Manifest) -> None:

@@ -1,0 +1,64 @@
+"""Which backup is meant, and whose signature on it is believed: never that of a key it brings unsealed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from maestro_dagster.artifacts.interface import ArtifactStore
+from maestro_dagster.errors import KeyMissingError, ProjectError
+from maestro_dagster.evidence.key import PRIVATE_NAME, PUBLIC_NAME, load_trusted, read_signer
+from maestro_dagster.project.backup import open_statements
+from maestro_dagster.project.backup_source import SECRET_FOLDERS
+from maestro_dagster.project.backup_statement import read_predicate
+from maestro_dagster.project.root import Project
+from maestro_dagster.project.seal import open_sealed
+
+
+def read_newest(target: str, backup: str | None) -> bytes:
+    statements = open_statements(target)
+    if backup is None:
+        backup = next(reversed(statements.ids()), None)
+    if backup is None:
+        raise ProjectError(
+            "there is no backup in this place",
+            place=target,
+            remedy="give the folder or URL that `maestro backup` was given",
+            code="backup-missing",
+        )
+    return statements.read(backup)
+
+
+def open_keys(store: ArtifactStore, signed: bytes, passphrase: str | None) -> dict[str, bytes] | None:
+    """What the passphrase opens. The statement is not believed yet: a lock that opens proves itself."""
+    from maestro_dagster.evidence.dsse import read_envelope
+
+    sealed = read_predicate(read_envelope(signed).payload)["sealed"]
+    if passphrase is None or sealed is None:
+        return None
+    files = open_sealed(store.read(sealed), passphrase)
+    for name in files:
+        parts = name.split("/")
+        if parts[0] not in SECRET_FOLDERS or len(parts) < 2 or {"", ".", ".."} & set(parts):  # noqa: PLR2004
+            raise ProjectError(
+                f"the sealed keys hold {name[:80]!r}, which is no key", remedy="take another backup",
+                code="seal-invalid",
+            )  # fmt: skip
+    return files
+
+
+def list_trusted(
+    project: Project, keys: Sequence[Path], sealed: dict[str, bytes] | None
+) -> tuple[bytes, ...]:
+    own = project.keys / PUBLIC_NAME
+    named = [*keys, *(project.path(text) for text in project.settings.trusted_keys)]
+    trusted = [*load_trusted([*named, *([own] if own.is_file() else [])])]
+    if sealed is not None and (private := sealed.get(f"keys/{PRIVATE_NAME}")) is not None:
+        trusted.append(read_signer(private, Path("keys") / PRIVATE_NAME).public_pem)
+    if not trusted:
+        raise KeyMissingError(
+            "there is no key to verify the backup with, and none is ever taken from it unsealed",
+            place=str(project.root),
+            remedy="give the project's public key with --key, or the passphrase of the backup",
+        )
+    return tuple(trusted)

@@ -1,0 +1,177 @@
+"""The tables of a project in PostgreSQL, copied out of one snapshot and back in one transaction.
+
+A table is a file: one line of JSON with its columns, then what `COPY ... TO STDOUT` gives
+(https://www.postgresql.org/docs/current/sql-copy.html, text format). Sequences are a file of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maestro_dagster.errors import DatabaseError, ProjectError
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as RawConnection  # noqa: N812 - its own name is lower case
+
+SEQUENCES = "sequences.json"
+JOURNAL = "SELECT run_id, evidence_digest FROM maestro.run ORDER BY seq"
+_SCHEMA = "maestro"
+_NOT_KEPT = frozenset({"alembic_version", "writer"})  # made again; of sessions that are gone
+_MUST_BE_EMPTY = ("run", "event")
+_SEQUENCES = """
+SELECT sequencename, last_value FROM pg_sequences
+WHERE schemaname = 'maestro' AND last_value IS NOT NULL ORDER BY sequencename
+"""
+_COLUMNS = """
+SELECT c.relname, array_agg(a.attname::text ORDER BY a.attnum)
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+WHERE c.relnamespace = 'maestro'::regnamespace AND c.relkind IN ('r', 'p')
+  AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+GROUP BY c.relname ORDER BY c.relname
+"""
+
+
+def dump_tables(url: str, folder: Path, keep: Callable[[str, Path], None]) -> tuple[str, list[Any]]:
+    """Hands out each table as a file; gives the revision of the tables and the runs, [(id, digest)].
+
+    Raises DatabaseError (`database-dump`).
+    """
+    with _connected(url) as connection:
+        from maestro_dagster.database.migration import read_revision
+
+        _send(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        revision = read_revision(connection)
+        if revision is None:
+            raise DatabaseError(
+                "the database has no tables of Maestro yet", place="setting database",
+                remedy="run something first: there is nothing to back up", code="database-dump",
+            )  # fmt: skip
+        runs = _send(connection, JOURNAL)
+        for table, columns in _send(connection, _COLUMNS):
+            if table in _NOT_KEPT:
+                continue
+            path = folder / table
+            with path.open("wb") as file, connection.cursor() as cursor:
+                file.write(json.dumps(columns).encode() + b"\n")
+                cursor.copy_expert(f"COPY {_quote(table)} ({_list(columns)}) TO STDOUT", file)
+            keep(table, path)
+            path.unlink()
+        state = _send(connection, _SEQUENCES)
+        path = folder / SEQUENCES
+        path.write_text(json.dumps(dict(state)), encoding="utf-8")
+        keep(SEQUENCES, path)
+    return revision, runs
+
+
+@contextmanager
+def load_tables(url: str, revision: str, files: Callable[[str], Path], names: list[str]) -> Iterator[Load]:
+    """Fills the empty tables of a database. They are filled for others once `Load.commit` was called.
+
+    `files` gives the file of a name. Raises ProjectError (`restore-occupied`), DatabaseError.
+    """
+    from maestro_dagster.database.migration import list_revisions, upgrade_schema
+
+    if revision not in list_revisions():
+        raise ProjectError(
+            f"the backup has tables of revision {revision}, which this Maestro does not know",
+            place="setting database",
+            remedy="install the Maestro that made the backup, or a newer one",
+            code="backup-malformed",
+        )
+    _refuse_occupied(url)
+    upgrade_schema(url, revision)
+    with _connected(url) as connection:
+        known = dict(_send(connection, _COLUMNS))
+        for name in names:
+            if name != SEQUENCES:
+                _load_table(connection, name, files(name), known)
+        for name, value in json.loads(files(SEQUENCES).read_text(encoding="utf-8")).items():
+            _send(connection, "SELECT setval(%s::regclass, %s)", (_quote(str(name)), int(value)))
+        yield Load(connection)
+    upgrade_schema(url)
+
+
+class Load:
+    """Tables that only we see so far."""
+
+    def __init__(self, connection: RawConnection) -> None:
+        self._connection = connection
+
+    def runs(self) -> list[Any]:
+        return _send(self._connection, JOURNAL)
+
+    def tell_places(self, places: list[tuple[str, str]]) -> None:
+        """[(place of the bundle, run)]."""
+        with self._connection.cursor() as cursor:
+            cursor.executemany("UPDATE maestro.run SET evidence_path = %s WHERE run_id = %s", places)
+
+    def commit(self) -> None:
+        self._connection.commit()
+
+
+def _load_table(connection: RawConnection, name: str, path: Path, known: dict[str, list[str]]) -> None:
+    with path.open("rb") as file, connection.cursor() as cursor:
+        columns = json.loads(file.readline())
+        if name not in known or not set(columns) <= set(known[name]):
+            raise ProjectError(
+                f"the backup holds a table {name[:80]!r} that the database has no place for",
+                place="setting database", remedy="take another backup", code="backup-malformed",
+            )  # fmt: skip
+        cursor.copy_expert(f"COPY {_quote(name)} ({_list(columns)}) FROM STDIN", file)
+
+
+def _refuse_occupied(url: str) -> None:
+    from maestro_dagster.database.address import show_url
+    from maestro_dagster.database.migration import read_revision
+
+    with _connected(url) as connection:
+        if read_revision(connection) is None:
+            return
+        for table in _MUST_BE_EMPTY:
+            if _send(connection, f"SELECT EXISTS (SELECT 1 FROM {_quote(table)})")[0][0]:  # noqa: S608 - ours
+                raise ProjectError(
+                    "there is something already where the backup is to go: the database has runs or events",
+                    place=show_url(url),
+                    remedy="name an empty database in the setting `database`",
+                    code="restore-occupied",
+                )
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[RawConnection]:
+    import psycopg2
+
+    from maestro_dagster.database.address import hide_url, show_url
+
+    try:
+        connection = psycopg2.connect(url, connect_timeout=10)
+        try:
+            yield connection
+        finally:
+            connection.close()  # whatever was not committed is undone
+    except psycopg2.Error as error:
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise DatabaseError(
+            f"the database cannot be copied: {hide_url(why, url)[:200]}",
+            place=show_url(url),
+            remedy="check the setting `database` and the rights of its role",
+            code="database-dump",
+        ) from error
+
+
+def _send(connection: RawConnection, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
+    from maestro_dagster.database.pool import send
+
+    return send(connection, query, values)
+
+
+def _quote(name: str) -> str:
+    return f"{_SCHEMA}." + '"' + name.replace('"', '""') + '"'
+
+
+def _list(columns: list[str]) -> str:
+    return ", ".join('"' + column.replace('"', '""') + '"' for column in columns)
