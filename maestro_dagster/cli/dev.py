@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from maestro_dagster.project.root import Project
     from maestro_dagster.workers.companion import Companions
     from maestro_dagster.workers.guard import LoopGuard
@@ -70,18 +71,23 @@ class Served:
 
 def _serve(project: Project, guard: LoopGuard, served: Served) -> None:
     from maestro_dagster.project.report import open_reporter
+    from maestro_dagster.project.trace import start_export
     from maestro_dagster.workers.guard import socket_path
     from maestro_dagster.workers.socket_file import listen_on
 
+    say = _open_voice(project)
     zygote = _start_zygote(project, guard)  # first: a fork would copy what is opened later
-    companions = _start_companions(project, served)
-    reporter = open_reporter(project, _say)
+    companions = _start_companions(project, served, say)
+    reporter = open_reporter(project, say)
+    export = start_export(project, say)
     try:
-        loop = _make_loop(project, guard, companions)
+        loop = _make_loop(project, guard, companions, say)
         reporter.start()
         with listen_on(socket_path(project.home)) as server:
             loop.run(zygote, server)
     finally:
+        if export is not None:
+            export.stop()
         reporter.stop()
         companions.stop()
         socket_path(project.home).unlink(missing_ok=True)
@@ -104,11 +110,11 @@ def _start_zygote(project: Project, guard: LoopGuard) -> Zygote:
     return Zygote.start(perform, preload, project.home / "logs" / "workers.log", guard.descriptors())
 
 
-def _start_companions(project: Project, served: Served) -> Companions:
+def _start_companions(project: Project, served: Served, say: Callable[[str], None]) -> Companions:
     from maestro_dagster.workers.companion import Companions
 
     companions = Companions(
-        project.home / "dagster", project.root, project.home / "logs" / "dagster.log", _say
+        project.home / "dagster", project.root, project.home / "logs" / "dagster.log", say
     )
     if served.ui or served.port is not None:  # first: a forge need not wait for Dagster
         companions.start_server(served.port or _PORT, served.host, ui=served.ui)
@@ -120,7 +126,9 @@ def _start_companions(project: Project, served: Served) -> Companions:
     return companions
 
 
-def _make_loop(project: Project, guard: LoopGuard, companions: Companions) -> Loop:
+def _make_loop(
+    project: Project, guard: LoopGuard, companions: Companions, say: Callable[[str], None]
+) -> Loop:
     from maestro_dagster.project.intake import open_intake
     from maestro_dagster.project.runtime import open_runtime
     from maestro_dagster.workers.board import EngineBoard
@@ -130,26 +138,31 @@ def _make_loop(project: Project, guard: LoopGuard, companions: Companions) -> Lo
     runtime = open_runtime(project)
     return Loop(
         guard=guard,
-        intake=open_intake(project, _say),
+        intake=open_intake(project, say),
         dispatcher=Dispatcher(
             EngineBoard(runtime),
             None,
             project.settings.max_concurrent_runs,
-            _say,
+            say,
             look=runtime.engine.view,
         ),
         start_zygote=lambda: _start_zygote(project, guard),
         cancel=runtime.engine.cancel,
         repositories=tuple(project.repositories.values()),
-        say=_say,
-        watch=lambda: _tell_ended(companions),
+        say=say,
+        watch=lambda: _tell_ended(companions, say),
     )
 
 
-def _tell_ended(companions: Companions) -> None:
+def _tell_ended(companions: Companions, say: Callable[[str], None]) -> None:
     for name in companions.ended():
-        _say(f"{name} has ended; see logs/dagster.log")
+        say(f"{name} has ended; see logs/dagster.log")
 
 
-def _say(text: str) -> None:
-    click.echo(f"{time.strftime('%H:%M:%S')} {text}")
+def _open_voice(project: Project) -> Callable[[str], None]:
+    from maestro_dagster.telemetry.log import make_voice
+    from maestro_dagster.telemetry.redaction import Redactor
+
+    redactor = Redactor()
+    redactor.add_environment(os.environ)
+    return make_voice(project.settings.log_format, click.echo, redactor)
