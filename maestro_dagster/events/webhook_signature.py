@@ -47,7 +47,7 @@ def verify_signature(
     Raises EventError `webhook-unsigned`, `webhook-signature`, `webhook-stale`, `webhook-secret-missing`.
 
     """
-    usable = [secret for secret in secrets if secret.strip()]
+    usable = [secret.strip() for secret in secrets if secret.strip()]
     if not usable:
         raise EventError(
             "no delivery can be checked: none of the webhook's secrets is known",
@@ -79,9 +79,7 @@ def _verify_hub(
     if not _HEX.fullmatch(told):
         raise _wrong()
     given = bytes.fromhex(told)
-    matches = [
-        hmac.compare_digest(hmac.digest(secret.encode(), body, hashlib.sha256), given) for secret in secrets
-    ]
+    matches = [hmac.compare_digest(hmac.digest(secret.encode(), body, "sha256"), given) for secret in secrets]
     if not any(matches):
         raise _wrong()
 
@@ -132,14 +130,36 @@ def _verify_standard(secrets: Sequence[str], headers: Mapping[str, str], body: b
 def _matches_standard(secret: str, version: str, signature: str, content: bytes) -> bool:
     try:
         given = base64.b64decode(_header_bytes(signature), validate=True)
-        key = base64.b64decode(re.sub(r"^(whsec_|whpk_)", "", secret.strip()), validate=True)
     except (binascii.Error, ValueError):
         return False
-    if not key:
-        return False
-    if version == "v1" and not secret.startswith("whpk_"):
-        return hmac.compare_digest(hmac.digest(key, content, hashlib.sha256), given)
-    return version == "v1a" and secret.startswith("whpk_") and _matches_public(key, given, content)
+    if version == "v1a":
+        return any(_matches_public(key, given, content) for key in _public_keys(secret))
+    matches = [
+        hmac.compare_digest(hmac.digest(key, content, "sha256"), given) for key in _shared_keys(secret)
+    ]
+    return version == "v1" and any(matches)
+
+
+def _shared_keys(secret: str) -> list[bytes]:
+    """The key in base64, as the specification has it, and as a text, which is what a person types in.
+
+    Never a public one: whoever knows it could sign.
+    """
+    if secret.startswith("whpk_") or secret == "whsec_":
+        return []
+    return [*_decode_key(secret.removeprefix("whsec_")), secret.encode()]
+
+
+def _public_keys(secret: str) -> list[bytes]:
+    return _decode_key(secret.removeprefix("whpk_")) if secret.startswith("whpk_") else []
+
+
+def _decode_key(coded: str) -> list[bytes]:
+    try:
+        key = base64.b64decode(coded, validate=True)
+    except (binascii.Error, ValueError):
+        return []
+    return [key] if key else []
 
 
 def _matches_public(key: bytes, given: bytes, content: bytes) -> bool:

@@ -151,5 +151,9 @@ class TestStandard:
     def test_gitlab_with_a_signing_token_is_not_taken_by_its_password(self, sign_delivery: Sign) -> None:
         headers = self.sign(sign_delivery)
         assert refusal("gitlab", [KEY], headers) == "taken"
+        content = f"msg_1.{int(NOW)}.".encode() + BODY
+        typed = base64.b64encode(hmac.digest(b"what I typed in", content, hashlib.sha256)).decode()
+        told = {**headers, "webhook-signature": f"v1,{typed}"}
+        assert refusal("gitlab", ["what I typed in"], told) == "taken"
         wrong = {**headers, "webhook-signature": "v1,AAAA", "x-gitlab-token": KEY}
         assert refusal("gitlab", [KEY], wrong) == "webhook-signature"
