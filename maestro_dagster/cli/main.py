@@ -36,6 +36,7 @@ COMMANDS = {
     "restore": Row(f"{_CLI}.restore:command", "Restore a backup, every receipt verified."),
     "recipe": Row(f"{_CLI}.recipe:command", "List the shipped flows, or add one to the project."),
     "policy": Row(f"{_CLI}.policy:command", "Evaluate or test the policy packs."),
+    "report": Row(f"{_CLI}.report:command", "Show what forges were told of runs, and what waits."),
     "hook": Row(f"{_CLI}.hook:command", "Let a Git repository tell the project of pushes."),
     "cost": Row(f"{_CLI}.cost:command", "Report or export what runs cost."),
     "settings": Row(f"{_CLI}.settings:command", "Print the settings and where each comes from."),

@@ -40,6 +40,13 @@ def open_outbox(project: Project) -> Outbox:
     return Outbox(database)
 
 
+def has_outbox(project: Project) -> bool:
+    """Whether anything can be in the outbox: looking makes no file."""
+    from maestro_dagster.project.database import outbox_file
+
+    return project.settings.database is not None or outbox_file(project).exists()
+
+
 def open_reporter(
     project: Project, say: Say, *, book: RunBook | None = None, patience: Patience | None = None
 ) -> Reporter:

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-SHA = "a" * 40
+SHA = "a" * 40  # the one commit that a forge has, unless it is told to take any
 TOKEN = "tok-0123456789-abcdef"
 
 
@@ -91,6 +91,7 @@ class ForgeServer:
         self.comments: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
         self.repository = "acme/shop"
+        self.any_commit = False
         self.stopping = threading.Event()
         self.lock = threading.Lock()
         self.rules: list[tuple[str, re.Pattern[str], Rule]] = []
