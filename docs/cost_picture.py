@@ -37,7 +37,7 @@ def main() -> None:
             script = str(ROOT / "docs" / "cost_project.py")
             subprocess.run([sys.executable, script, str(root)], check=True, timeout=1200)
         all_into = Path(sys.argv[2]) if sys.argv[2:] else None
-        with serve(root, "--no-daemon") as base, open_page(chromium, base) as page:
+        with serve(root, "--no-daemon") as base, open_page(chromium) as page:
             for name, path, height, clicks in SHOTS:
                 if all_into is None and name not in KEPT:
                     continue

@@ -50,22 +50,20 @@ def find_chromium() -> str:
 
 
 @contextlib.contextmanager
-def open_page(chromium: str, base: str) -> Iterator[Page]:
-    """A page of a browser that has seen the Dagster UI at `base` before."""
+def open_page(chromium: str) -> Iterator[Page]:
+    """A page of a new browser."""
     from playwright.sync_api import sync_playwright
 
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
-        # The newsletter window of a first visit would stand before every picture.
-        page.request.post(f"{base}/graphql", data={"query": "mutation { setNuxSeen }"})
         yield page
         browser.close()
 
 
 def _take(chromium: str, base: str) -> None:
-    with open_page(chromium, base) as page:
+    with open_page(chromium) as page:
         for name, path, buttons in (
             ("graph", "/locations/maestro/asset-groups/python_release/lineage", ()),
             ("evidence", "/assets/python-release/evidence?view=overview", ()),
@@ -125,10 +123,10 @@ def serve(shop: Path, *options: str) -> Iterator[str]:
         end = time.monotonic() + 90
         while time.monotonic() < end:
             with contextlib.suppress(urllib.error.URLError, OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/server_info", timeout=2).close()
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/dagster/server_info", timeout=2).close()
                 break
             time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}/dagster"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
