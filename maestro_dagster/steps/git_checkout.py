@@ -61,11 +61,13 @@ class GitCheckout(StepKind[GitCheckoutConfig]):
         self, context: StepContext, config: GitCheckoutConfig, inputs: Mapping[str, Artifact]
     ) -> StepResult:
         place = f"step {context.step}"
-        repository = _choose_repository(context, config, place)
+        mirror = _find_mirror(context, config)
+        source = mirror or _choose_repository(context, config, place)
+        repository = context.git["repository"] if mirror else source
         wanted = _choose_commit(context, config, place)
-        async with _open_git(context, repository, wanted, place) as git:
-            commit = await _fetch(git, repository, wanted, config.time_limit)
-            before = await _fetch_before(git, repository, context.git.get("before", ""), commit)
+        async with _open_git(context, source, wanted, place) as git:
+            commit = await _fetch(git, source, wanted, config.time_limit)
+            before = await _fetch_before(git, source, context.git.get("before", ""), commit)
             card = await _describe(git, repository, commit, before, context)
             modules = await _check_size(git, commit)
             await git.run("checkout", "--quiet", "--force", "--detach", commit)
@@ -98,6 +100,18 @@ def _choose_repository(context: StepContext, config: GitCheckoutConfig, place: s
     if not path.is_dir():
         raise _unreachable(repository, place)
     return str(path)
+
+
+def _find_mirror(context: StepContext, config: GitCheckoutConfig) -> str | None:
+    """The copy that was fetched when the event came in: no network and no credential is needed again."""
+    from maestro_dagster.events.mirror import find_mirror
+    from maestro_dagster.events.refs import is_remote
+
+    repository = context.git.get("repository", "")
+    if config.repository or not repository or not is_remote(repository):
+        return None
+    mirror = find_mirror(context.project.cache / "git", repository)
+    return str(mirror) if (mirror / "HEAD").is_file() else None
 
 
 def _choose_commit(context: StepContext, config: GitCheckoutConfig, place: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from maestro_dagster.manifest.model import Flow
+from maestro_dagster.manifest.trigger import REPOSITORY_EVENTS
 from maestro_dagster.steps.catalogue import load_catalogue
 from maestro_dagster.translate.name import encode_name, free_name
 from maestro_dagster.translate.segment import Segment, cut_segments
@@ -68,8 +69,10 @@ def partitions_name(flow: str) -> str:
 
 
 def is_partitioned(flow: Flow) -> bool:
-    """Whether the flow runs on pushes: its artifacts are then kept apart by repository and ref."""
-    return any(trigger.event == "push" for trigger in flow.on)
+    """Whether the flow runs on what happens in repositories: its artifacts are then kept apart by
+    repository and ref, or pull request.
+    """
+    return any(trigger.event in REPOSITORY_EVENTS for trigger in flow.on)
 
 
 def plan_flow(flow: Flow, translator: FlowTranslator) -> FlowPlan:

@@ -1,4 +1,4 @@
-"""Pushes as a stock Dagster sensor, for deployments without the loop of `maestro dev`.
+"""Events of repositories as stock Dagster sensors, for deployments without the loop of `maestro dev`.
 
 Slower than the loop: Dagster's daemon evaluates a sensor every 5 s at most, and its launcher starts a new
 process for each run. It needs the daemon, and the inbox of the project in reach.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.definitions.target import AutomationTarget
 
-from maestro_dagster.engine.interface import RunView
+from maestro_dagster.engine.interface import Cause, RunView
 from maestro_dagster.events.refs import poll_repositories
 from maestro_dagster.manifest.model import Flow
 from maestro_dagster.translate.adoption import MANUAL_PARTITION, PARTITION_TAG
@@ -26,40 +26,42 @@ if TYPE_CHECKING:
     from maestro_dagster.translate.runtime import RuntimeSource
     from maestro_dagster.workers.intake import Intake
 
-_CAUSES = frozenset({"push", "poll"})
-
 
 @dataclass(frozen=True, slots=True)
-class PushSource:
-    """Opened in the process that evaluates the sensor, each time."""
+class EventSource:
+    """Opened in the process that evaluates the sensor, each time.
+
+    Each cause belongs to one sensor: run keys are a sensor's own, so two would ask for a run twice.
+    """
 
     intake: Callable[[], Intake]
     runtime: RuntimeSource
+    causes: Sequence[Cause]
     repositories: Sequence[str] = ()
 
 
-class PushSensor(dg.SensorDefinition):
+class EventSensor(dg.SensorDefinition):
     """Targets the jobs of flows by name: each flow's job is made elsewhere, and there is one of it."""
 
-    def __init__(self, flows: Sequence[Flow], source: PushSource) -> None:
+    def __init__(self, name: str, flows: Sequence[Flow], source: EventSource) -> None:
         names = [encode_name(flow.name) for flow in flows]
         super().__init__(
-            name="git_push",
+            name=name,
             job_name=names[0],
-            evaluation_fn=lambda context: evaluate_pushes(context, source),
+            evaluation_fn=lambda context: evaluate_events(context, source),
             minimum_interval_seconds=5,
-            description="A run for each push that a flow wants. Not needed beside `maestro dev`.",
+            description="A run for each event that a flow wants. Not needed beside `maestro dev`.",
         )
         self._targets = [AutomationTarget(name) for name in names]
 
 
-def evaluate_pushes(
-    context: dg.SensorEvaluationContext, source: PushSource
+def evaluate_events(
+    context: dg.SensorEvaluationContext, source: EventSource
 ) -> list[dg.RunRequest] | dg.SkipReason:
     """Takes the inbox in, then asks Dagster for every requested run. The run key makes that idempotent."""
     runtime = source.runtime()
     if is_loop_running(runtime.home):
-        return dg.SkipReason("`maestro dev` runs here and takes the pushes in")
+        return dg.SkipReason("`maestro dev` runs here and takes the events in")
     intake = source.intake()
     try:
         poll_repositories(intake.inbox, source.repositories)
@@ -70,7 +72,7 @@ def evaluate_pushes(
     return [
         _run_request(context.instance, view, runtime.engine.flow(view.run_id))
         for view in views
-        if view.cause in _CAUSES
+        if view.cause in source.causes
     ]
 
 

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from maestro_dagster.events.hook import install_hook
+from maestro_dagster.project.intake import open_inbox
 from maestro_dagster.project.load import load_project
 from maestro_dagster.project.root import Project, find_project
 from maestro_dagster.project.scaffold import init_project
+from maestro_dagster.project.services import open_engine
 from maestro_dagster.workers.guard import LoopGuard
 from maestro_dagster.workers.instance import open_instance
 
@@ -87,3 +90,36 @@ def test_the_sensor_asks_for_each_pushed_run_and_a_stock_job_runs_it(
         assert found.asset_materialization is not None
         assert found.asset_materialization.metadata["preview"].value == "main"
         assert found.asset_materialization.metadata["maestro/run_id"].value == request.run_key
+
+
+def test_two_sensors_share_the_inbox_and_ask_for_each_run_once(project: Project, tmp_path: Path) -> None:
+    (project.root / "assets/on-push.yaml").write_text(
+        FLOW.replace("on: [push]", "on: [push, {pr: {labels: [go]}}]")
+    )
+    definitions = load_project(project)
+    repository = definitions.get_repository_def()
+    push(tmp_path, project.inbox)
+    inbox = open_inbox(project)
+    (pushed,) = inbox.ingest()
+    told = {
+        "action": "opened",
+        "number": 7,
+        "base_ref": "main",
+        "fork": False,
+        "labels": ["go"],
+        "actor": "eve",
+    }
+    request = replace(pushed, event_id="webhook-0001", source="webhook", kind="pr", facts=told)
+    assert inbox.accept([request]) == (True,)
+    inbox.close()
+    with open_instance(project.home) as instance:
+        context = dg.build_sensor_context(instance=instance, repository_def=repository)
+        asked = {
+            name: repository.get_sensor_def(name).evaluate_tick(context).run_requests
+            for name in ("ci_event", "git_push", "ci_event")
+        }
+    assert [each.partition_key for each in asked["ci_event"] or ()] == ["lib@pr/7"]
+    assert [each.partition_key for each in asked["git_push"] or ()] == ["lib@refs/heads/main"]
+    (key,) = [each.run_key for each in asked["ci_event"] or ()]
+    view = open_engine(project).view(str(key))
+    assert (view.cause, view.git["event"], view.git["number"]) == ("event", "pr", "7")

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from maestro_dagster.errors import StepError
+from maestro_dagster.events.mirror import find_mirror
 from maestro_dagster.steps.git_checkout import CARD, GitCheckout
 from maestro_dagster.steps.interface import Network
 
@@ -45,6 +47,31 @@ async def test_a_first_push_has_all_commits_and_the_whole_tree(bench: Any, make_
     assert card["commits"][0]["body"].strip() == "body of it"
     assert card["commits"][0]["author"] == "Ada"
     assert card["changed"] == [{"path": "a.txt", "status": "A"}]
+
+
+@pytest.mark.parametrize(
+    "url", ["https://forge.example/acme/shop.git", "git@forge.example:acme/shop.git", "ssh://forge/shop.git"]
+)
+async def test_a_remote_push_is_read_from_its_mirror(
+    bench: Any, make_repository: Any, tmp_path: Path, url: str
+) -> None:
+    bench.cache = tmp_path / "cache"
+    repository, git = make_repository({"a.txt": "one\n"})
+    first = git("rev-parse", "HEAD")
+    (repository / "a.txt").write_text("two\n")
+    git("commit", "-q", "-am", "second")
+    second = git("rev-parse", "HEAD")
+    mirror = find_mirror(bench.cache / "git", url)
+    mirror.parent.mkdir(parents=True)
+    git("clone", "-q", "--bare", str(repository), str(mirror))
+    bench.git = {"repository": url, "sha": first, "before": "0" * 40}
+    result = await bench.run(GitCheckout, {})
+    assert bench.files(result.artifact)["a.txt"] == b"one\n"
+    assert (result.facts["repository"], result.facts["commit"]) == (url, first)
+    bench.git = {"repository": url, "sha": second, "before": first}
+    card = json.loads(bench.files((await bench.run(GitCheckout, {})).artifact)[CARD])
+    assert card["changed"] == [{"path": "a.txt", "status": "M"}]
+    assert card["repository"] == url
 
 
 async def test_the_same_commit_makes_the_same_bytes(bench: Any, make_repository: Any) -> None:
