@@ -49,13 +49,15 @@ def open_intake(project: Project, say: Callable[[str], None], *, wait: bool = Fa
     """
     from maestro_dagster.manifest.read import read_flow
     from maestro_dagster.project.database import open_journal
+    from maestro_dagster.project.trace import trace_requests
     from maestro_dagster.steps.catalogue import load_catalogue
     from maestro_dagster.workers.intake import FlowFolder, Intake
 
+    inbox = open_inbox(project)
     return Intake(
-        inbox=open_inbox(project),
+        inbox=inbox,
         flows=FlowFolder(project.flow_files, lambda path: read_flow(path, load_catalogue()), say),
-        request=open_journal(project).request,
+        request=trace_requests(project, inbox, open_journal(project).request),
         say=say,
         mirrors=open_mirrors(project, wait=wait),
         default_branch=project.settings.default_branch,

@@ -13,14 +13,23 @@ import dagster as dg
 from maestro_dagster.engine.interface import RunView, StepOutcome
 from maestro_dagster.manifest.canonical import digest_bytes
 from maestro_dagster.manifest.money import format_nano
+from maestro_dagster.telemetry.trace import read_document
+from maestro_dagster.telemetry.waterfall import draw_picture, lay_out
 from maestro_dagster.translate.check import evidence_checked, policy_checked
 from maestro_dagster.translate.event import RUN_TAG, Checked, Made, cost_metadata
 from maestro_dagster.translate.plan import FlowPlan
 from maestro_dagster.translate.runtime import Runtime
-from maestro_dagster.translate.timeline import MOST_ROWS, bars_markdown, format_seconds, timeline_markdown
+from maestro_dagster.translate.timeline import (
+    MOST_ROWS,
+    bars_markdown,
+    format_seconds,
+    show_image,
+    timeline_markdown,
+)
 from maestro_dagster.translate.translator import FlowTranslatorSettings
 
 CLOSED = frozenset({"succeeded", "failed", "denied", "cancelled"})
+MOST_SPANS = 40  # of the trace's picture, which goes into an event of the event log
 ENDED = frozenset({"done", "failed", "skipped", "cancelled", "reused"})
 
 
@@ -36,7 +45,11 @@ def close_run(
     bundle = runtime.engine.close(run_id)
     view = runtime.engine.view(run_id)
     data = bundle.read_bytes()
-    metadata = {**_evidence_metadata(view, data, settings), **_cost_metadata(runtime, run_id)}
+    metadata = {
+        **_evidence_metadata(view, data, settings),
+        **_cost_metadata(runtime, run_id),
+        **(_trace(view, bundle) if settings.enable_timeline else {}),
+    }
     yield Made(plan.evidence_key, digest_bytes(data), metadata, run_id)
     if plan.sbom is not None:
         sbom = read_sbom(bundle)
@@ -99,6 +112,19 @@ def _timeline(view: RunView, settings: FlowTranslatorSettings) -> dict[str, Any]
     bars = bars_markdown(view)
     inline = {"bars": dg.MetadataValue.md(bars)} if bars else {}
     return {**inline, "timeline": dg.MetadataValue.md(timeline_markdown(view))}
+
+
+def _trace(view: RunView, bundle: Path) -> dict[str, Any]:
+    """The run's trace as a picture, and its id for whoever looks it up elsewhere."""
+    with zipfile.ZipFile(bundle) as archive:
+        if "trace.json" not in archive.namelist():
+            return {}
+        spans = read_document(archive.read("trace.json"))
+    picture = draw_picture(lay_out(spans), f"{view.flow} {view.flow_version}: {view.status}", MOST_SPANS)
+    return {
+        "trace": dg.MetadataValue.md(show_image("trace of the run", picture)),
+        "trace_id": spans[0].trace_id if spans else "",
+    }
 
 
 def _table(view: RunView) -> str:

@@ -49,7 +49,7 @@ def draw_timeline(view: RunView) -> str:
 
 def timeline_markdown(view: RunView) -> str:
     """The picture as an inline image: Dagster shows Markdown metadata with data images."""
-    return _image("timeline of the run", draw_timeline(view))
+    return show_image("timeline of the run", draw_timeline(view))
 
 
 def bars_markdown(view: RunView) -> str | None:
@@ -58,7 +58,7 @@ def bars_markdown(view: RunView) -> str | None:
     None when there are too many steps for that.
     """
     for labelled in (True, False):
-        text = _image("bars", _draw_bars(view, labelled=labelled))
+        text = show_image("bars", _draw_bars(view, labelled=labelled))
         if len(text) < INLINE_LIMIT:
             return text
     return None
@@ -87,7 +87,8 @@ def _draw_bars(view: RunView, *, labelled: bool) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{shapes}{names}</svg>'
 
 
-def _image(title: str, svg: str) -> str:
+def show_image(title: str, svg: str) -> str:
+    """Markdown with the picture in it: Dagster's pages show data images."""
     return f"![{title}](data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode('ascii')})"
 
 
