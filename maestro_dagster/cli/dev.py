@@ -55,6 +55,10 @@ def command(port: int | None, host: str, no_ui: bool, no_daemon: bool) -> None:
     project = find_project()
     project.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.environ["MAESTRO_PROJECT"] = str(project.root)  # for children, wherever their working directory is
+    if project.settings.database:
+        from maestro_dagster.workers.instance import DATABASE_VARIABLE
+
+        os.environ[DATABASE_VARIABLE] = project.settings.database
     with LoopGuard(project.home) as guard:
         _serve(project, guard, Served(port, host, ui=not no_ui, daemon=not no_daemon))
 

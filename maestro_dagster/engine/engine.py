@@ -183,25 +183,24 @@ class Engine:
 
     def requested(self) -> tuple[str, ...]:
         """Runs that nobody has begun or holds, oldest first."""
-        journal = self.services.journal
-        waiting = [run_id for run_id, _ in journal.statuses("requested")]
-        return tuple(run_id for run_id in waiting if not journal.has_live_lease(run_id))
+        return tuple(run_id for run_id, _, _ in self.services.journal.unheld("requested"))
 
     def orphaned(self) -> tuple[str, ...]:
         """Runs that were begun and that no living process holds, oldest first."""
-        journal = self.services.journal
-        begun = [run_id for run_id, _ in journal.statuses("running")]
-        return tuple(run_id for run_id in begun if not journal.has_live_lease(run_id))
+        return tuple(run_id for run_id, _, _ in self.services.journal.unheld("running"))
 
-    def take_lease(self, run_id: str, owner: str) -> bool:
-        """Holds the run for `owner`; False when another living process does. Renew it within the limit."""
-        return self.services.journal.take_lease(run_id, owner, self.services.limits.lease)
+    def take_lease(self, run_id: str, owner: str, *, begin: bool = False) -> bool:
+        """Holds the run for `owner`; False when another living process does. Renew it within the limit.
+
+        With `begin` the run is known as begun until it is released as `done`.
+        """
+        return self.services.journal.take_lease(run_id, owner, self.services.limits.lease, begin=begin)
 
     def renew(self, run_id: str, owner: str) -> bool:
         return self.services.journal.renew_lease(run_id, owner, self.services.limits.lease)
 
-    def release(self, run_id: str, owner: str) -> None:
-        self.services.journal.release_lease(run_id, owner)
+    def release(self, run_id: str, owner: str, *, done: bool = False) -> None:
+        self.services.journal.release_lease(run_id, owner, done=done)
 
     def _request_of(self, run: RunRow) -> RunRequest:
         return RunRequest(

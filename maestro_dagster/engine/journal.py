@@ -149,18 +149,38 @@ class Journal:
 
     # Leases
 
-    def take_lease(self, run_id: str, owner: str, seconds: float, *, exclusive: bool = True) -> bool:
-        """False when another live owner holds the run exclusively. Taking one's own again renews it."""
+    def take_lease(
+        self, run_id: str, owner: str, seconds: float, *, exclusive: bool = True, begin: bool = False
+    ) -> bool:
+        """False when another live owner holds the run exclusively. Taking one's own again renews it.
+
+        With `begin` the run is marked as begun until it is released as `done`.
+        """
         process = str(mark_process())
         return self._writer.call(
-            lambda c: lease.take_lease(c, run_id, owner, process, seconds, exclusive=exclusive)
+            lambda c: lease.take_lease(c, run_id, owner, process, seconds, exclusive=exclusive, begin=begin)
         )
 
     def renew_lease(self, run_id: str, owner: str, seconds: float) -> bool:
         return self._writer.call(lambda c: lease.renew_lease(c, run_id, owner, seconds))
 
-    def release_lease(self, run_id: str, owner: str) -> None:
-        self._writer.call(lambda c: lease.release_lease(c, run_id, owner))
+    def release_lease(self, run_id: str, owner: str, *, done: bool = False) -> None:
+        self._writer.call(lambda c: lease.release_lease(c, run_id, owner, done=done))
+
+    def begun(self) -> list[str]:
+        """Runs that some process took on and has not finished with, though the run may be closed."""
+        return self._read(reading.begun_runs)
+
+    def unheld(self, status: str) -> list[tuple[str, str, float]]:
+        """(run_id, cause, requested_at) of runs that no living process holds, oldest first."""
+        found = self._read(lambda c: reading.held_runs(c, status))
+        held = {
+            run_id
+            for run_id, _, _, (process, exclusive, expires) in found
+            if process is not None and is_live(process, expires, exclusive=bool(exclusive))
+        }
+        every = dict.fromkeys((run_id, cause, at) for run_id, cause, at, _ in found)
+        return [each for each in every if each[0] not in held]
 
     def has_live_lease(self, run_id: str, *, shared: bool = False) -> bool:
         """Whether a living process holds the run; with `shared`, whether one runs steps of it."""

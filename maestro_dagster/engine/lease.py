@@ -3,6 +3,9 @@
 An exclusive lease is a promise to go on with the run: it runs out when it is not renewed. A shared one
 says that steps are running: it holds for as long as the process lives, however slow it is, because
 taking over from a living process would run a step twice.
+
+A run that a process took on has a mark beside its leases until that process has finished with it. One may die
+after the journal closed the run and before Dagster knows of its end: somebody must look once more then.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import time
 
 from maestro_dagster.database.interface import Connection
 from maestro_dagster.engine.process import ProcessMark
+
+BEGUN = "begun"  # the owner of a mark: a lease that never lives, and that no end of the run removes
 
 
 def is_live(process: str, expires: float, *, exclusive: bool) -> bool:
@@ -30,8 +35,12 @@ def take_lease(
     seconds: float,
     *,
     exclusive: bool,
+    begin: bool = False,
 ) -> bool:
-    """False when another owner holds the run: an exclusive lease suffers no other of another process."""
+    """False when another owner holds the run: an exclusive lease suffers no other of another process.
+
+    `begin` leaves the mark beside it.
+    """
     others = connection.execute(
         "SELECT process, exclusive, expires FROM lease WHERE run_id = ? AND owner <> ?", (run_id, owner)
     ).fetchall()
@@ -44,6 +53,10 @@ def take_lease(
         " process = excluded.process, exclusive = excluded.exclusive, expires = excluded.expires",
         (run_id, owner, process, int(exclusive), time.time() + seconds),
     )
+    if begin:
+        connection.execute(
+            "INSERT INTO lease VALUES (?, ?, '', 1, 0) ON CONFLICT DO NOTHING", (run_id, BEGUN)
+        )
     return True
 
 
@@ -55,8 +68,10 @@ def renew_lease(connection: Connection, run_id: str, owner: str, seconds: float)
     return cursor.rowcount == 1
 
 
-def release_lease(connection: Connection, run_id: str, owner: str) -> None:
-    connection.execute("DELETE FROM lease WHERE run_id = ? AND owner = ?", (run_id, owner))
+def release_lease(connection: Connection, run_id: str, owner: str, *, done: bool = False) -> None:
+    """`done` takes the mark away too."""
+    owners = (owner, BEGUN if done else owner)
+    connection.execute("DELETE FROM lease WHERE run_id = ? AND owner IN (?, ?)", (run_id, *owners))
 
 
 def owner_lives(connection: Connection, run_id: str, owner: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from maestro_dagster.artifacts.interface import Artifact
 from maestro_dagster.database.interface import Connection
+from maestro_dagster.engine.lease import BEGUN
 from maestro_dagster.engine.row import RunRow, StepRow
 
 _RUN = (
@@ -68,6 +69,24 @@ def read_leases(connection: Connection, run_id: str) -> list[tuple[str, str, boo
         (owner, process, bool(exclusive), expires)
         for owner, process, exclusive, expires in connection.execute(query, (run_id,))
     ]
+
+
+def begun_runs(connection: Connection) -> list[str]:
+    """Runs that a process took on and has not finished with."""
+    query = "SELECT run_id FROM lease WHERE owner = ? ORDER BY run_id"
+    return [row[0] for row in connection.execute(query, (BEGUN,))]
+
+
+def held_runs(connection: Connection, status: str) -> list[tuple[str, str, float, tuple[Any, ...]]]:
+    """(run_id, cause, requested_at, (process, exclusive, expires)) of each lease on each run of a status.
+
+    In the order of the requests; a run without any has one row, with None.
+    """
+    query = (
+        "SELECT run.run_id, cause, requested_at, process, exclusive, expires FROM run"
+        " LEFT JOIN lease ON lease.run_id = run.run_id WHERE status = ? ORDER BY seq"
+    )
+    return [(*row[:3], tuple(row[3:])) for row in connection.execute(query, (status,))]
 
 
 def run_ids(connection: Connection, status: str) -> list[tuple[str, bool]]:

@@ -26,5 +26,11 @@ def open_runtime(project: Project | Path | None = None) -> Runtime:
     # A forked child opens its own: databases and child processes belong to the process that opened them.
     key = (os.getpid(), found.root, found.home)
     if key not in _open:
-        _open[key] = Runtime(open_engine(found), found.home, found.settings.default_branch, found.lake)
+        _open[key] = Runtime(
+            open_engine(found),
+            found.home,
+            found.settings.default_branch,
+            found.lake,
+            found.settings.database,
+        )
     return _open[key]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 from maestro_dagster.errors import JournalError, MaestroError
@@ -21,8 +23,14 @@ RENEW_SECONDS = 5.0  # several times within the engine's lease
 
 
 def lease_owner() -> str:
-    """`<host>:<pid>` of this process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """`<host>:<pid>:<mark>` of this process: containers may have both the same host name and pids."""
+    return f"{socket.gethostname()}:{os.getpid()}:{_mark_start(os.getpid())}"
+
+
+@cache
+def _mark_start(pid: int) -> str:
+    del pid  # a forked child is another owner
+    return secrets.token_hex(4)
 
 
 _held: set[tuple[int, str]] = set()  # (process, run)
@@ -34,13 +42,17 @@ def holds_lease(run_id: str) -> bool:
 
 
 @contextmanager
-def hold_lease(engine: Engine, run_id: str, owner: str | None = None) -> Iterator[None]:
+def hold_lease(
+    engine: Engine, run_id: str, owner: str | None = None, *, whole: bool = False
+) -> Iterator[None]:
     """Holds the run for the time of the block, renewing in a thread.
+
+    A block that does the `whole` run leaves a mark when it raises or its process dies.
 
     Raises JournalError `run-busy` when another process holds it.
     """
     owner = owner or lease_owner()
-    if not engine.take_lease(run_id, owner):
+    if not engine.take_lease(run_id, owner, begin=whole):
         raise JournalError(
             f"another process works on the run {run_id}",
             place=f"run {run_id}",
@@ -53,13 +65,15 @@ def hold_lease(engine: Engine, run_id: str, owner: str | None = None) -> Iterato
     )
     renewing.start()
     _held.add((os.getpid(), run_id))
+    done = False
     try:
         yield
+        done = whole
     finally:
         _held.discard((os.getpid(), run_id))
         stop.set()
         renewing.join()
-        engine.release(run_id, owner)
+        engine.release(run_id, owner, done=done)
 
 
 def _renew(engine: Engine, run_id: str, owner: str, stop: threading.Event) -> None:

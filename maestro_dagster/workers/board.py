@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from maestro_dagster.errors import JournalError
-from maestro_dagster.workers.begun import begun_runs, is_begun
 from maestro_dagster.workers.dispatch import Requested
 
 if TYPE_CHECKING:
@@ -18,25 +17,24 @@ _OPEN = frozenset({"requested", "running"})
 class EngineBoard:
     def __init__(self, runtime: Runtime) -> None:
         self._engine = runtime.engine
-        self._home = runtime.home
 
     def requested(self) -> Iterable[Requested]:
-        for run_id in self._engine.requested():
-            row = self._engine.services.journal.run(run_id)
-            yield Requested(run_id, row.cause, row.requested_at)
+        for run_id, cause, at in self._engine.services.journal.unheld("requested"):
+            yield Requested(run_id, cause, at)
 
     def orphaned(self) -> Iterable[str]:
         """Runs that nobody works on: begun and not ended, or ended and not yet known to Dagster."""
         journal = self._engine.services.journal
         found = dict.fromkeys(self._engine.orphaned())
-        for run_id in begun_runs(self._home):
+        for run_id in journal.begun():
             if run_id not in found and self.is_open(run_id) and not journal.has_live_lease(run_id):
                 found[run_id] = None
         return list(found)
 
     def is_open(self, run_id: str) -> bool:
+        journal = self._engine.services.journal
         try:
-            status = self._engine.services.journal.run(run_id).status
+            status = journal.run(run_id).status
         except JournalError:
             return False
-        return status in _OPEN or is_begun(self._home, run_id)
+        return status in _OPEN or run_id in journal.begun()

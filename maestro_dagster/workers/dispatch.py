@@ -19,6 +19,7 @@ ORPHAN_SECONDS = 2.0  # between looks at runs whose process died
 BACKOFF_SECONDS = 0.25  # doubled with each death of a run's process
 BLOCKED_SECONDS = 30.0  # until a run that waits for the operator is tried again
 EXIT_BLOCKED = 2  # of a child that met KeyMissingError
+EXIT_BUSY = 75  # of a child whose run another process holds (EX_TEMPFAIL of sysexits.h): nothing is lost
 FOREIGN_SECONDS = 30.0  # how long a run that was requested elsewhere waits for its own process
 
 
@@ -106,6 +107,10 @@ class Dispatcher:
     def _note_end(self, run_id: str, code: int) -> None:
         if not self.board.is_open(run_id):
             self._tell_end(run_id)
+            return
+        if code == EXIT_BUSY:  # another loop on the same database was faster
+            self._told.pop(run_id, None)
+            self._not_before[run_id] = self.clock() + ORPHAN_SECONDS
             return
         if code == EXIT_BLOCKED:  # the operator has to act, and the run waits for that
             self._not_before[run_id] = self.clock() + BLOCKED_SECONDS

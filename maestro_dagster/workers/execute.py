@@ -20,7 +20,6 @@ from maestro_dagster.translate.execution import report_events, step_events
 from maestro_dagster.translate.lease import hold_lease
 from maestro_dagster.translate.plan import FlowPlan, plan_flow
 from maestro_dagster.translate.translator import FlowTranslator
-from maestro_dagster.workers.begun import mark_begun
 from maestro_dagster.workers.dagster_run import (
     build_job,
     execute_in_dagster,
@@ -54,11 +53,11 @@ def execute_run(
 
 def _execute(runtime: Runtime, run_id: str, translator: FlowTranslator, owner: str | None) -> RunView:
     engine = runtime.engine
-    with hold_lease(engine, run_id, owner), mark_begun(runtime.home, run_id):
+    with hold_lease(engine, run_id, owner, whole=True):
         decision = engine.admit(run_id)
         view = engine.view(run_id)
         plan = plan_flow(engine.flow(run_id), translator)
-        with open_instance(runtime.home) as instance:
+        with open_instance(runtime.home, runtime.database) as instance:
             fail_dead_runs(instance, run_id, "The process of this run died; another Dagster run goes on.")
             if decision.allow and view.status not in CLOSED:
                 _run_to_end(runtime, instance, plan, run_id, translator)
@@ -127,8 +126,8 @@ def close_and_record(
 def close_dead_run(runtime: Runtime, run_id: str, *, translator: FlowTranslator | None = None) -> RunView:
     """Gives up on a run whose processes keep dying: it is closed with a receipt that says so."""
     engine = runtime.engine
-    with hold_lease(engine, run_id), mark_begun(runtime.home, run_id):
+    with hold_lease(engine, run_id, whole=True):
         plan = plan_flow(engine.flow(run_id), translator or FlowTranslator())
-        with open_instance(runtime.home) as instance:
+        with open_instance(runtime.home, runtime.database) as instance:
             fail_dead_runs(instance, run_id, "The process of this run died too often; the run is closed.")
             return close_and_record(runtime, instance, plan, run_id, translator or FlowTranslator())

@@ -1,7 +1,12 @@
-"""Dagster's own home, below the state folder of the project."""
+"""Dagster's own home, below the state folder of the project.
+
+Its storage is SQLite there, or the project's PostgreSQL. The URL of that one stands in no file: the
+environment variable `MAESTRO_DAGSTER_DATABASE` carries it to the processes that `maestro dev` starts.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +20,20 @@ if TYPE_CHECKING:
     import dagster as dg
 
 _MARK = "# Written by Maestro at every start. Remove this line to keep a file of your own."
+DATABASE_VARIABLE = "MAESTRO_DAGSTER_DATABASE"
+_STATEMENT_MS, _RECYCLE_SECONDS, _POOL_OVERFLOW = 60_000, 3600, 8
+_SQLITE = """\
+  custom:
+    module: maestro_dagster.workers.storage
+    class: MaestroSqliteStorage
+    config:
+      base_dir: {storage}
+"""
+_POSTGRES = f"""\
+  postgres:
+    postgres_url:
+      env: {DATABASE_VARIABLE}
+"""
 _CONFIG = """\
 {mark}
 telemetry:
@@ -22,11 +41,7 @@ telemetry:
 nux:
   enabled: false
 storage:
-  custom:
-    module: maestro_dagster.workers.storage
-    class: MaestroSqliteStorage
-    config:
-      base_dir: {storage}
+{storage}\
 compute_logs:
   module: maestro_dagster.workers.compute_log
   class: WorkerComputeLogManager
@@ -47,14 +62,13 @@ def dagster_home(home: Path) -> Path:
     return home / "dagster"
 
 
-def prepare_dagster_home(home: Path) -> Path:
+def prepare_dagster_home(home: Path, *, postgres: bool = False) -> Path:
     """Makes the folder and its dagster.yaml; a file without our first line is the operator's and stays."""
     folder = dagster_home(home)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "dagster.yaml"
-    wanted = _CONFIG.format(
-        mark=_MARK, home=_quote(home), storage=_quote(folder / "database"), logs=_quote(folder / "output")
-    )
+    storage = _POSTGRES if postgres else _SQLITE.format(storage=_quote(folder / "database"))
+    wanted = _CONFIG.format(mark=_MARK, home=_quote(home), storage=storage, logs=_quote(folder / "output"))
     found = path.read_text(encoding="utf-8") if path.is_file() else None
     if found is None or (found.startswith(_MARK) and found != wanted):
         temporary = path.with_suffix(".tmp")
@@ -69,20 +83,43 @@ def _quote(path: Path) -> str:
 
 
 @contextmanager
-def open_instance(home: Path) -> Iterator[dg.DagsterInstance]:
-    """The Dagster instance of the project, whatever DAGSTER_HOME says."""
+def open_instance(home: Path, database: str | None = None) -> Iterator[dg.DagsterInstance]:
+    """The Dagster instance of the project, whatever DAGSTER_HOME says.
+
+    `database` is its PostgreSQL; None: that which `maestro dev` handed on, or SQLite.
+    """
     import dagster as dg
 
-    folder = prepare_dagster_home(home)
-    with dg.DagsterInstance.from_config(str(folder)) as instance:
-        yield instance
+    with _handing_on(database) as postgres:
+        folder = prepare_dagster_home(home, postgres=postgres)
+        with dg.DagsterInstance.from_config(str(folder)) as instance:
+            if postgres:  # else each event opens a connection of its own
+                instance.optimize_for_webserver(_STATEMENT_MS, _RECYCLE_SECONDS, _POOL_OVERFLOW)
+            yield instance
 
 
-def create_storage(home: Path) -> None:
+@contextmanager
+def _handing_on(database: str | None) -> Iterator[bool]:
+    """Whether Dagster's storage is a PostgreSQL; its URL is in the environment for the time of the block."""
+    before = os.environ.get(DATABASE_VARIABLE)
+    if database is None or database == before:
+        yield before is not None
+        return
+    os.environ[DATABASE_VARIABLE] = database
+    try:
+        yield True
+    finally:
+        if before is None:
+            os.environ.pop(DATABASE_VARIABLE, None)
+        else:
+            os.environ[DATABASE_VARIABLE] = before
+
+
+def create_storage(home: Path, database: str | None = None) -> None:
     """Makes Dagster's databases, while no other process does: two that create one at once break it."""
     folder = dagster_home(home)
     folder.mkdir(parents=True, exist_ok=True)
-    with hold_file(folder / "storage.lock"), open_instance(home) as instance:
+    with hold_file(folder / "storage.lock"), open_instance(home, database) as instance:
         instance.get_runs_count()
 
 

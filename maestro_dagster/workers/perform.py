@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from maestro_dagster.errors import JournalError
+from maestro_dagster.workers.dispatch import EXIT_BUSY
 from maestro_dagster.workers.zygote import PREPARE, Job
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def perform_job(job: Job, source: RuntimeSource) -> int:
     if job == PREPARE:
         from maestro_dagster.workers.instance import create_storage
 
-        create_storage(source().home)
+        runtime = source()
+        create_storage(runtime.home, runtime.database)
         return 0
     if job.kind == "dagster":
         return _perform_dagster(job.id, source)
@@ -80,7 +82,7 @@ def perform_job(job: Job, source: RuntimeSource) -> int:
         view = close_dead_run(source(), job.id) if job.kind == "close" else execute_run(source(), job.id)
     except JournalError as error:
         if error.error_code == "run-busy":
-            return 0  # somebody else is at it: nothing is lost
+            return EXIT_BUSY
         raise
     return _EXITS.get(view.status, 1)
 
@@ -92,7 +94,8 @@ def _perform_dagster(dagster_run_id: str, source: RuntimeSource) -> int:
 
     from maestro_dagster.workers.instance import open_instance
 
-    with open_instance(source().home) as instance:
+    runtime = source()
+    with open_instance(runtime.home, runtime.database) as instance:
         run = instance.get_run_by_id(dagster_run_id)
         if run is None or run.is_finished:
             return 0

@@ -105,9 +105,8 @@ def test_three_branches_pushed_together_never_mix_artifacts(yard: Any, tmp_path:
         for step in view.steps:
             said = json.loads(store.read(step.artifact.digest))
             assert (said["run"], said["branch"]) == (view.run_id, view.git["branch"])
-    begun = yard.project.home / "run" / "begun"
-    yard.wait_for(lambda: not list(begun.iterdir()), 20, "the end of the work on them")
-    with open_instance(yard.project.home) as instance:
+    yard.wait_for(lambda: not yard.engine.services.journal.begun(), 20, "the end of the work on them")
+    with open_instance(yard.project.home, yard.project.settings.database) as instance:
         keys = set(instance.get_dynamic_partitions("maestro/branchy"))
         assert keys == {f"lib@refs/heads/{branch}" for branch in branches}
         for step in ("one", "two", "three", "evidence"):

@@ -97,9 +97,8 @@ def check_end(yard: Any, run_id: str, witness: Path, snapshots: list[Snapshot], 
     statuses = {step.step: step.status for step in view.steps}
     assert {step for step, status in statuses.items() if status == "skipped"} == unchosen
     assert {status for step, status in statuses.items() if step not in unchosen} == {"done"}
-    begun = yard.project.home / "run" / "begun"
-    yard.wait_for(lambda: not list(begun.iterdir()), 20, "the end of the work on it")
-    with open_instance(yard.project.home) as instance:
+    yard.wait_for(lambda: not yard.engine.services.journal.begun(), 20, "the end of the work on it")
+    with open_instance(yard.project.home, yard.project.settings.database) as instance:
         for step in view.steps:
             wanted = step.asset and step.step not in unchosen
             assert recorded(instance, view.flow, step.step, run_id) == wanted, step.step

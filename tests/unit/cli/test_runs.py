@@ -14,6 +14,7 @@ import pytest
 from maestro_dagster.cli.main import run_command
 from maestro_dagster.cli.request import new_run_id, parse_params
 from maestro_dagster.cli.run_view import STATUSES, first_line
+from maestro_dagster.engine.journal import Journal
 from maestro_dagster.errors import UsageError
 from maestro_dagster.manifest.model import Flow
 from maestro_dagster.project.scaffold import init_project
@@ -149,7 +150,8 @@ def test_ctrl_c_cancels_the_run_and_exits_4(shop: Path) -> None:
     command = [sys.executable, "-m", "maestro_dagster", "run", "slow", "--json"]
     with subprocess.Popen(command, cwd=shop, stdout=subprocess.PIPE, start_new_session=True) as process:
         end = time.monotonic() + 60
-        while time.monotonic() < end and not list((shop / ".maestro").glob("run/begun/*")):
+        journal = Journal(shop / ".maestro" / "journal.sqlite")
+        while time.monotonic() < end and not journal.begun():
             time.sleep(0.05)
         time.sleep(1.5)
         process.send_signal(signal.SIGINT)

@@ -17,7 +17,6 @@ from maestro_dagster.project.runtime import open_runtime
 from maestro_dagster.project.scaffold import init_project
 from maestro_dagster.translate.lease import hold_lease
 from maestro_dagster.translate.runtime import Runtime
-from maestro_dagster.workers.begun import begun_runs, mark_begun
 from maestro_dagster.workers.dagster_run import dagster_runs
 from maestro_dagster.workers.execute import close_dead_run, execute_run
 from maestro_dagster.workers.instance import open_instance, prepare_dagster_home
@@ -69,7 +68,7 @@ def test_a_run_leaves_its_steps_its_evidence_and_one_finished_dagster_run(runtim
         assert run.is_success
         assert run.remote_job_origin is not None
         assert run.remote_job_origin.location_name == "maestro"
-    assert begun_runs(runtime.home) == []
+    assert runtime.engine.services.journal.begun() == []
     assert execute_run(runtime, run_id).status == "succeeded"
     assert recorded(runtime, run_id) == {"a": 1, "b": 1, "evidence": 1, "sbom": 1}
 
@@ -155,7 +154,7 @@ def test_a_project_without_a_key_runs_nothing(tmp_path: Path) -> None:
     run_id = request(runtime, text("a"))
     with pytest.raises(KeyMissingError):
         execute_run(runtime, run_id)
-    assert begun_runs(runtime.home) == [run_id]
+    assert runtime.engine.services.journal.begun() == [run_id]
     assert runtime.engine.view(run_id).status == "requested"
 
 
@@ -197,7 +196,15 @@ def test_the_operators_own_dagster_yaml_is_kept(tmp_path: Path) -> None:
     assert path.read_text() == "telemetry: {enabled: false}\n"
 
 
+def test_a_mark_goes_when_the_work_is_done(runtime: Runtime) -> None:
+    with hold_lease(runtime.engine, "one", whole=True):
+        assert runtime.engine.services.journal.begun() == ["one"]
+        with hold_lease(runtime.engine, "two"):
+            assert runtime.engine.services.journal.begun() == ["one"]
+    assert runtime.engine.services.journal.begun() == []
+
+
 def test_marks_name_the_runs_that_are_not_finished_with(runtime: Runtime) -> None:
-    with pytest.raises(ValueError, match="x"), mark_begun(runtime.home, "one"):
+    with pytest.raises(ValueError, match="x"), hold_lease(runtime.engine, "one", whole=True):
         raise ValueError("x")
-    assert begun_runs(runtime.home) == ["one"]
+    assert runtime.engine.services.journal.begun() == ["one"]

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from maestro_dagster.errors import ProjectError
-from maestro_dagster.workers.begun import begun_runs, is_begun, mark_begun
 from maestro_dagster.workers.guard import LoopGuard
 from maestro_dagster.workers.socket_file import connect_to, listen_on
 
@@ -19,14 +18,6 @@ def test_two_loops_on_one_project_refuse(tmp_path: Path) -> None:
         assert (tmp_path / "run" / "ready").exists(), "the refused one changes nothing"
     with LoopGuard(tmp_path):
         assert not (tmp_path / "run" / "ready").exists()
-
-
-def test_a_mark_stays_when_the_work_raises(tmp_path: Path) -> None:
-    with mark_begun(tmp_path, "one"):
-        assert is_begun(tmp_path, "one")
-    with pytest.raises(ValueError, match="died"), mark_begun(tmp_path, "two"):
-        raise ValueError("died")
-    assert begun_runs(tmp_path) == ["two"]
 
 
 def test_a_socket_works_in_a_folder_with_a_long_path(tmp_path: Path) -> None:
