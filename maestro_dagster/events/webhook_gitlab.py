@@ -144,6 +144,7 @@ def _read_pipeline(payload: Payload) -> tuple[Reading, ...]:
     if ours and text_at(pipeline, "source") == "external":
         return ()  # GitLab makes a pipeline of the statuses that we tell it
     source, target = value_at(request, "source_project_id"), value_at(request, "target_project_id")
+    fork = request is not None and source != target
     facts = {
         **_common(payload),
         **_result_facts(text_at(pipeline, "status", 50)),
@@ -151,11 +152,10 @@ def _read_pipeline(payload: Payload) -> tuple[Reading, ...]:
         "title": text_at(pipeline, "name"),
         "url": text_at(pipeline, "url", 500),
         "head_ref": text_at(pipeline, "ref"),
-        "fork": request is not None and source != target,
+        "fork": fork,
     }
-    ref = _result_ref(pipeline)
-    if request is not None:
-        ref = f"refs/merge-requests/{number_at(request, 'iid')}/head"
+    # A branch of a fork is none of this project's, even if it is called `main`.
+    ref = f"refs/merge-requests/{number_at(request, 'iid')}/head" if fork else _result_ref(pipeline)
     after, before = sha_at(pipeline, "sha"), maybe_sha_at(pipeline, "before_sha")
     return (Reading("pipeline", ref, after, before, keep_told(facts)),)
 

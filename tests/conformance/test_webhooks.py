@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from maestro_dagster.errors import EventError
+from maestro_dagster.events import webhook_bitbucket_server
 from maestro_dagster.events.filter import flow_wants
 from maestro_dagster.events.forge import ForgeRepository
 from maestro_dagster.events.interface import RepositoryEvent, check_event
@@ -145,11 +146,7 @@ ON_PUSH: Any = SimpleNamespace(
 def name_in(forge: str, expected: Case, body: bytes) -> str:
     """What an operator writes for the repository of a case."""
     if forge == "bitbucket-server":
-        payload = json.loads(body)
-        told = payload.get("repository") or payload.get("pullRequest", {}).get("toRef", {}).get(
-            "repository", {}
-        )
-        return f"{told['project']['key']}/{told['slug']}"
+        return webhook_bitbucket_server.name_repository(json.loads(body)) or "any/any"
     return str(expected.get("repository") or expected.get("project") or "any/any")
 
 
