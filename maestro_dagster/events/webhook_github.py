@@ -33,6 +33,7 @@ from maestro_dagster.events.webhook_field import (
 EVENT_HEADERS = ("x-github-event",)
 DELIVERY_HEADERS = ("x-github-delivery",)
 _MOST_COMMITS = 2048  # GitHub lists no more
+_OWN_APP = "maestro"  # how the short name of the App starts with whose token results are told
 _CHECKS = ("check_suite", "check_run", "workflow_job")
 
 
@@ -163,6 +164,8 @@ def read_workflow_run(payload: Payload) -> tuple[Reading, ...]:
 def _read_check(event: str, payload: Payload) -> tuple[Reading, ...]:
     check = value_at(payload, event)
     of_branch = value_at(check, "check_suite") if event == "check_run" else check
+    if event == "check_suite" and text_at(check, "app.slug").startswith(_OWN_APP):
+        return ()  # a suite does not name its runs: those of our own App would start runs for ever
     facts = {
         **common_facts(payload),
         **_result_facts(check),
