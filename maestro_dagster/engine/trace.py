@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from maestro_dagster.telemetry.span import (
     span_id_for,
     trace_id_for,
 )
-from maestro_dagster.telemetry.trace import TraceSpan, read_ended, read_open, write_document
+from maestro_dagster.telemetry.trace import TraceSpan, parse_request, read_ended, read_open, write_document
 
 _RESULTS = {
     "succeeded": "success",
@@ -130,15 +132,13 @@ def finish_trace(
     `run` has its final status and time, `rows` are all of its steps, iterations too.
     """
     folder = trace_folder(services)
+    ended = {span.span_id: span for span in read_ended(folder, run.run_id)}
+    left = [span for span in read_open(folder, run.run_id) if span.span_id not in ended]
     trace = open_trace(services, run.run_id)
     try:
         root = begin_run(trace, run)
-        ended = {span.span_id: span for span in read_ended(folder, run.run_id)}
-        left = [span for span in read_open(folder, run.run_id) if span.span_id not in ended]
-        for span in left:
-            if span.span_id != root.span_id:
-                _end_lost(trace, span, ended.values())
-        _add_missing(trace, run, rows, [*ended.values(), *left])
+        lines = [_end_lost(trace, span, ended.values()) for span in left if span.span_id != root.span_id]
+        lines += map(trace.write, _missing(trace, run, rows, [*ended.values(), *left]))
         root.attributes |= {
             name.RUN_STATUS: run.status,
             name.PIPELINE_RESULT: _RESULTS[run.status],
@@ -146,11 +146,15 @@ def finish_trace(
         }
         if run.status in {"failed", "denied"}:
             root.fail((error or {}).get("code", run.status), (error or {}).get("fact", ""))
-        trace.end(root, end=run.finished_at)
+        lines.append(trace.end(root, end=run.finished_at))
     finally:
         trace.close()
-    open_path(folder, run.run_id).unlink(missing_ok=True)
-    return write_document(read_ended(folder, run.run_id))
+    with contextlib.suppress(OSError):
+        open_path(folder, run.run_id).unlink()
+    # Not from the file: a disk that is full must not make the trace of the evidence smaller.
+    for line in lines:
+        ended.update({span.span_id: span for span in parse_request(json.loads(line))})
+    return write_document(ended.values())
 
 
 def pack_trace(document: bytes) -> str:
@@ -163,7 +167,7 @@ def unpack_trace(packed: str | None) -> bytes | None:
     return None if packed is None else zlib.decompress(base64.b64decode(packed))
 
 
-def _end_lost(trace: Trace, span: TraceSpan, ended: Iterable[TraceSpan]) -> None:
+def _end_lost(trace: Trace, span: TraceSpan, ended: Iterable[TraceSpan]) -> str:
     """Its process died. It ended at the last sign of life below it, as far as anybody knows."""
     end = max((each.end for each in ended if each.parent_id == span.span_id), default=span.start)
     lost = Span(
@@ -177,10 +181,12 @@ def _end_lost(trace: Trace, span: TraceSpan, ended: Iterable[TraceSpan]) -> None
         end=max(end, span.start),
     )
     lost.fail(LOST, "the process ended before this did")
-    trace.write(lost)
+    return trace.write(lost)
 
 
-def _add_missing(trace: Trace, run: RunRow, rows: Iterable[StepRow], known: Iterable[TraceSpan]) -> None:
+def _missing(
+    trace: Trace, run: RunRow, rows: Iterable[StepRow], known: Iterable[TraceSpan]
+) -> Iterator[Span]:
     """Steps that ended without an attempt, and attempts whose spans a full or torn disk swallowed."""
     told = {
         (span.step, span.attributes.get(name.STEP_ITERATION, -1), span.attributes.get(name.STEP_ATTEMPT))
@@ -190,7 +196,7 @@ def _add_missing(trace: Trace, run: RunRow, rows: Iterable[StepRow], known: Iter
     for row in rows:
         for number in range(1, row.attempts + 1) if row.attempts else (0,):
             if (row.step, row.iteration, number) not in told:
-                trace.write(_span_of_row(trace, run, row, number))
+                yield _span_of_row(trace, run, row, number)
 
 
 def _span_of_row(trace: Trace, run: RunRow, row: StepRow, number: int) -> Span:

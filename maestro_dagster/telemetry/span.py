@@ -138,17 +138,19 @@ class Trace:
         self._begun.write(json.dumps(self._to_json(span), ensure_ascii=False))
         return span
 
-    def end(self, span: Span, *, end: float | None = None) -> None:
-        """Notes that it has ended now (or at `end`). A span that was ended stays as it is."""
+    def end(self, span: Span, *, end: float | None = None) -> str:
+        """Notes that it has ended now (or at `end`); gives the line. A span that was ended stays as it is."""
         if span.end:
-            return
+            return ""
         span.end = max(span.start, time.time_ns() if end is None else round(end * 1e9))
-        self.write(span)
+        return self.write(span)
 
-    def write(self, span: Span) -> None:
-        """A whole span in one go; of two with one id the later one counts."""
+    def write(self, span: Span) -> str:
+        """A whole span in one go; of two with one id the later one counts. Gives the line."""
         body = json.dumps(self._to_json(span), ensure_ascii=False)
-        self._ended.write(f"{self._head}{body}]}}]}}]}}")  # fmt: skip
+        line = self._head + body + "]}]}]}"
+        self._ended.write(line)
+        return line
 
     @contextlib.contextmanager
     def span(self, title: str, what: str, **options: Any) -> Iterator[Span]:
