@@ -55,6 +55,7 @@ def open_services(project: Project) -> Services:
     settings = project.settings
     signer, key_error = _find_signer(project)
     redactor = Redactor()
+    redactor.add_environment(os.environ)
     secrets = _watched(secret_source(project.home), redactor)
     return Services(
         store=open_store(project.artifact_store),
