@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from maestro_dagster.events.report import RunReport, StepLine
+from maestro_dagster.events.report import RunReport, StepLine, plain_name
 from maestro_dagster.manifest.money import format_nano
 
 LONGEST_LINE = 140  # characters of a description: the least that a forge takes (GitHub)
@@ -136,8 +136,7 @@ def _details(report: RunReport, *, html: bool) -> str:
     table = _step_table(report.steps, report.more_steps)
     if html:
         count = len(report.steps) + report.more_steps
-        name = _plain(report.flow).replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")
-        return f"<details><summary>{name}: {count} steps</summary>\n\n{table}\n\n</details>"
+        return f"<details><summary>{plain_name(report.flow)}: {count} steps</summary>\n\n{table}\n\n</details>"
     return f"Steps of {code(report.flow)}\n\n{table}"
 
 
