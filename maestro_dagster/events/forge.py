@@ -18,6 +18,7 @@ from maestro_dagster.manifest.plain_yaml import load_plain_yaml
 FORGES = ("github", "gitlab", "bitbucket", "bitbucket-server", "gitea", "azure-devops", "standard")
 _FIELDS = frozenset({"name", "forge", "repository", "clone", "secrets", "api", "token"})
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SSH = re.compile(r"[^/:\s]+:.+")  # user@host:path
 _MOST_SECRETS = 2  # the new one and the one before: a third would be one that nobody takes away
 
 
@@ -29,7 +30,7 @@ class ForgeRepository:
         name: of the URL `/webhooks/<name>`, and in partitions.
         forge: one of FORGES.
         repository: as the forge names it: `owner/name`, with all groups for GitLab.
-        clone: URL or path that git fetches from, without credentials.
+        clone: URL or whole path that git fetches from, without credentials.
         secrets: names of the secrets of which the webhook has one, newest first; one or two.
         api: where results are told; None: the forge's public address, if it has one.
         token: name of the secret with the forge's token; None: nothing is told.
@@ -139,6 +140,8 @@ def _read_clone(clone: str, place: str) -> str:
         # ssh needs the user's name; in a URL of https even a name may be a token.
         if parts.password is not None or (parts.username and parts.scheme != "ssh"):
             raise _invalid("`clone` has credentials in it, which everybody would see", place)
+    elif not clone.startswith("/") and not _SSH.fullmatch(clone):
+        raise _invalid("`clone` is a whole path, not one from some folder, or a URL", place)
     return clone
 
 

@@ -51,7 +51,7 @@ def test_the_shipped_file_has_none_and_a_missing_one_too(repository: Path, tmp_p
 
 @pytest.mark.parametrize(
     "clone",
-    ["/srv/shop.git", "../shop.git", "git@forge.example:acme/shop.git", "ssh://git@forge.example/shop"],
+    ["/srv/shop.git", "git@forge.example:acme/shop.git", "ssh://git@forge.example/shop"],
 )
 def test_a_clone_may_be_a_path_or_of_ssh(clone: str) -> None:
     assert parse_forges({"repositories": [{**SHOP, "clone": clone}]})[0].clone == clone
@@ -71,6 +71,8 @@ def test_a_clone_may_be_a_path_or_of_ssh(clone: str) -> None:
         ({"clone": "--upload-pack=touch /tmp/x"}, "`clone`"),
         ({"clone": "ext::sh -c touch"}, "`clone`"),
         ({"clone": "javascript://x"}, "`clone`"),
+        ({"clone": "../shop.git"}, "whole path"),
+        ({"clone": "shop.git"}, "whole path"),
         ({"clone": "https://user:word@forge.example/shop"}, "credentials"),
         ({"clone": "https://ghp_token@forge.example/shop"}, "credentials"),
         ({"clone": "https://[::1"}, "`clone`"),
