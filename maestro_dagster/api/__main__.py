@@ -20,7 +20,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("-p", dest="port", type=int, default=3000)
     parser.add_argument("-w", dest="workspace", type=Path)
     found = parser.parse_args(arguments)
-    listener = listen(found.host, found.port)  # first: from here on nobody is turned away
+    try:
+        listener = listen(found.host, found.port)  # first: from here on nobody is turned away
+    except OSError as error:
+        return _fail(f"{found.host}:{found.port}: {error.strerror or error}")
 
     from maestro_dagster.project.backend import open_backend
     from maestro_dagster.project.root import find_project
@@ -29,10 +32,14 @@ def main(arguments: list[str]) -> int:
         project = find_project()
         backend = open_backend(project)
     except MaestroError as error:
-        sys.stderr.write(f"the server cannot start: {error}\n")
-        return 1
+        return _fail(str(error))
     serve(backend, listener, project.home, found.workspace)
     return 0
+
+
+def _fail(reason: str) -> int:
+    sys.stderr.write(f"the server cannot start: {reason}\n")
+    return 1
 
 
 if __name__ == "__main__":

@@ -11,12 +11,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +29,47 @@ from maestro_dagster.events.interface import run_id_for
 SECRET = "webhook-secret-0123456789"
 CHROMIUM = os.environ.get("MAESTRO_CHROMIUM") or shutil.which("chromium")
 MOST_BYTES = 1_600_000  # of a page on the wire
-FLOW = {
-    "name": "slow",
-    "version": "1.0.0",
-    "on": [{"event": "push"}],
-    "tasks": [
-        {"id": "wait", "uses": "pkg:shell/run@1.0.0", "with": {"argv": ["sleep", "8"]}},
-        {"id": "hello", "uses": "pkg:text/template@1.0.0", "with": {"template": "hi"}, "needs": ["wait"]},
-    ],
-}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+class Neighbour(ThreadingHTTPServer):
+    """Whom the flow asks: the run goes on when it answers."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Waiting)
+        self.goes_on = threading.Event()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def flow(self) -> dict[str, Any]:
+        asked = {"url": f"http://127.0.0.1:{self.server_port}/"}
+        tasks = [
+            {"id": "ask", "uses": "pkg:http/get@1.0.0", "with": asked, "egress": ["127.0.0.1"]},
+            {"id": "hello", "uses": "pkg:text/template@1.0.0", "with": {"template": "hi"}, "needs": ["ask"]},
+        ]
+        return {"name": "slow", "version": "1.0.0", "on": [{"event": "push"}], "tasks": tasks}
+
+
+class Waiting(BaseHTTPRequestHandler):
+    server: Neighbour
+
+    def do_GET(self) -> None:
+        self.server.goes_on.wait(90)
+        self.send_response(HTTPStatus.OK)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 class Site:
     """The server of a yard, seen from outside."""
 
-    def __init__(self, yard: Any, folder: Path) -> None:
+    def __init__(self, yard: Any, folder: Path, neighbour: Neighbour) -> None:
+        self.neighbour = neighbour
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -52,6 +79,7 @@ class Site:
         self.folder = folder
         yard.arguments = ["dev", "--port", str(self.port), "--no-daemon"]
         yard.environment["MAESTRO_SECRET_SHOP"] = SECRET
+        yard.environment["MAESTRO_NETWORK_ALLOW_PRIVATE"] = "127.0.0.1"
         self.tip = _make_repository(folder)
         forges = {
             "name": "shop",
@@ -112,14 +140,18 @@ class Site:
 
 @pytest.fixture
 def site(yard: Any, tmp_path: Path) -> Iterator[Site]:
-    found = Site(yard, tmp_path)
-    yard.write_flow(FLOW)
+    neighbour = Neighbour()
+    found = Site(yard, tmp_path, neighbour)
+    yard.write_flow(neighbour.flow())
     yield found
+    neighbour.goes_on.set()
     if found.started is not None:
         found.started.wait(60)
     if yard.loop is not None:  # the server leaves with the loop
         yard.stop(signal.SIGTERM)
     yard.wait_for(lambda: found.call("/healthz")[0] == 0, 20, "the end of the server")
+    neighbour.shutdown()
+    neighbour.server_close()
 
 
 def _make_repository(folder: Path) -> str:
@@ -140,6 +172,7 @@ def _make_repository(folder: Path) -> str:
 
 def test_webhooks_while_the_ui_loads_then_the_ui_with_live_logs(site: Site) -> None:
     site.yard.environment["MAESTRO_MAX_CONCURRENT_RUNS"] = "1"
+    site.neighbour.goes_on.set()
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(site.push_soon)
         site.yard.start()
@@ -193,8 +226,12 @@ def _browse(site: Site) -> None:
         page.goto(f"{site.base}/dagster/runs", wait_until="networkidle")
         assert sum(size) - first < first / 5, "hashed files are kept by the browser"
 
+        site.neighbour.goes_on.clear()
         run = _launch(site)
         page.goto(f"{site.base}/dagster/runs/{run}", wait_until="domcontentloaded")
+        page.get_by_text("STEP_START").first.wait_for(timeout=60_000)
+        assert not any("RunSuccessEvent" in frame for frame in frames)
+        site.neighbour.goes_on.set()
         page.get_by_text("RUN_SUCCESS").first.wait_for(timeout=60_000)
         page.screenshot(path=str(site.folder / "run.png"))
         assert any("RunSuccessEvent" in frame for frame in frames), "the end came over the websocket"
