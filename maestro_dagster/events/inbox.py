@@ -54,6 +54,8 @@ CREATE TABLE IF NOT EXISTS seen_ref (
 ) WITHOUT ROWID;
 """
 _COLUMNS = "event_id, repository, before, after, ref, received_at, source, name, kind, facts"
+_WIDTH = _COLUMNS.count(",") + 1
+_ROWS = 100  # a statement
 _LATER_COLUMNS = {"kind": "''", "facts": "'{}'"}  # those that a table of release 0.1 lacks, with defaults
 
 
@@ -119,15 +121,14 @@ class Inbox:
             check_event(event)
         if not checked:
             return ()
-        return self.database.run_write(
-            lambda connection: tuple(_insert(connection, event) for event in checked)
-        )
+        return self.database.run_write(lambda connection: _insert(connection, checked))
 
     def insert(
         self, connection: Connection, events: Iterable[RepositoryEvent]
     ) -> tuple[RepositoryEvent, ...]:
         """Put events that came by another way into the table, within a transaction; those that were new."""
-        return tuple(event for event in events if _insert(connection, event))
+        given = tuple(events)
+        return tuple(event for event, new in zip(given, _insert(connection, given), strict=True) if new)
 
     def pending(self, limit: int = 10_000) -> tuple[RepositoryEvent, ...]:
         """Events without a request yet, oldest first."""
@@ -170,9 +171,8 @@ class Inbox:
                 continue  # another process took it, or the disk has a bad moment: the next pass looks again
             drops.append((event.received_at, order, path, event))
         drops.sort(key=lambda drop: drop[:2])
-        fresh = self.database.run_write(
-            lambda connection: [event for _, _, _, event in drops if _insert(connection, event)]
-        )
+        events = [event for _, _, _, event in drops]
+        fresh = self.database.run_write(lambda connection: list(self.insert(connection, events)))
         for _, _, path, _ in drops:
             with contextlib.suppress(OSError):  # one that stays is known by its event id
                 path.unlink()
@@ -227,24 +227,39 @@ def _read_row(row: Sequence[Any]) -> RepositoryEvent:
     return RepositoryEvent(**{**named, "facts": json.loads(named["facts"])})
 
 
-def _insert(connection: Connection, event: RepositoryEvent) -> bool:
-    row = connection.execute(
-        f"INSERT INTO event ({_COLUMNS}, state)"  # noqa: S608 - constants of this file
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'pending') ON CONFLICT (event_id) DO NOTHING",
-        (
-            event.event_id,
-            event.repository,
-            event.before,
-            event.after,
-            event.ref,
-            event.received_at,
-            event.source,
-            event.name,
-            event.kind,
-            write_facts(event.facts),
-        ),
+def _insert(connection: Connection, events: Sequence[RepositoryEvent]) -> tuple[bool, ...]:
+    """Which of them were new. Many a statement: a database may be far away."""
+    new: set[str] = set()
+    for start in range(0, len(events), _ROWS):
+        part = events[start : start + _ROWS]
+        row = f"({', '.join('?' * _WIDTH)}, 'pending')"
+        rows = connection.execute(
+            f"INSERT INTO event ({_COLUMNS}, state)"  # noqa: S608 - constants of this file
+            f" VALUES {', '.join([row] * len(part))} ON CONFLICT (event_id) DO NOTHING RETURNING event_id",
+            [value for event in part for value in _row_of(event)],
+        )
+        new.update(event_id for (event_id,) in rows.fetchall())
+    found = []
+    for event in events:  # the second of two with one id is not new
+        found.append(event.event_id in new)
+        new.discard(event.event_id)
+    return tuple(found)
+
+
+def _row_of(event: RepositoryEvent) -> tuple[Any, ...]:
+    """The values of _COLUMNS."""
+    return (
+        event.event_id,
+        event.repository,
+        event.before,
+        event.after,
+        event.ref,
+        event.received_at,
+        event.source,
+        event.name,
+        event.kind,
+        write_facts(event.facts),
     )
-    return row.rowcount > 0
 
 
 def _unusable(what: str, place: str, remedy: str) -> EventError:

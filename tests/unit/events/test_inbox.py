@@ -10,17 +10,32 @@ import socket
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from maestro_dagster.database.interface import Database
+from maestro_dagster.database.postgres import PostgresDatabase
 from maestro_dagster.errors import EventError
-from maestro_dagster.events.inbox import Inbox
+from maestro_dagster.events.inbox import WORDING, Inbox
 from maestro_dagster.events.interface import MAX_FACTS, RepositoryEvent, run_id_for
 
 Drop = Callable[..., Path]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Inbox]:
+    """Everything holds on both databases."""
+    database: Path | Database = tmp_path / "home" / "inbox.sqlite"
+    if request.param == "postgres":
+        database = PostgresDatabase(request.getfixturevalue("postgres_server"), "inbox", wording=WORDING)
+        with database.write() as connection:
+            connection.execute("DELETE FROM event")
+    found = Inbox(tmp_path / "home" / "inbox", database)
+    yield found
+    found.close()
 
 
 @pytest.fixture
@@ -297,7 +312,7 @@ def test_a_failed_transaction_leaves_nothing(inbox: Inbox) -> None:
     def fail() -> None:
         with inbox.database.write() as connection:
             inbox.insert(connection, [event])
-            raise sqlite3.OperationalError("database or disk is full")
+            raise inbox.database.failure("database or disk is full")
 
     with pytest.raises(EventError):
         fail()
