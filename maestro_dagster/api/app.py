@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from maestro_dagster.api.access import Access, AccessLog
+from maestro_dagster.api.body import BodyReader, WholeBody
 from maestro_dagster.api.gate import UI, Gate
 from maestro_dagster.api.health import ready_endpoint, tell_health
 from maestro_dagster.api.metric import metrics_endpoint
@@ -24,6 +25,8 @@ from maestro_dagster.project.backend import Backend
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+UI_BODY_BYTES = 8 * 1024 * 1024  # a query, or the configuration of a run
+UI_BODY_SECONDS = 30.0
 UiState = str  # `ready`, `loading`, `failed` or `off`
 _LOADING_PAGE = """\
 <!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="2">
@@ -90,8 +93,9 @@ def build_app(backend: Backend, ui: UiSlot) -> ASGIApp:
     ]
     ours = Starlette(routes=routes, exception_handlers=_HANDLERS)
     ours.router.redirect_slashes = False
+    pages = WholeBody(ui, BodyReader(UI_BODY_BYTES, UI_BODY_SECONDS))
     log = AccessLog(backend.log, backend.hide)
-    return Access(Gate(Dispatch(ours, ui), backend.hosts), log, backend.observe)
+    return Access(Gate(Dispatch(ours, pages), backend.hosts), log, backend.observe)
 
 
 async def _go_to_ui(_: Request) -> Response:

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect, Request
 
 from maestro_dagster.api.problem import ProblemError
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 TOTAL_BYTES = 128 * 1024 * 1024  # of all bodies that are being read
 
 
 class BodyReader:
-    """Reads whole bodies: `limit` is of one, in bytes, `seconds` to send it in, `total` of all at once."""
+    """Reads whole bodies: `limit` is of one, in bytes, `seconds` to send it in, `total` of all at once.
+
+    A body counts towards the total while it is read.
+    """
 
     def __init__(self, limit: int, seconds: float, total: int = TOTAL_BYTES) -> None:
         self._limit = limit
@@ -79,3 +86,27 @@ class BodyReader:
             remedy="send less at once",
             headers={"connection": "close"},
         )
+
+
+class WholeBody:
+    """For an application that would read any body for as long as it takes: it gets it when it is whole."""
+
+    def __init__(self, app: ASGIApp, reader: BodyReader) -> None:
+        self._app = app
+        self._reader = reader
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        body: bytes | None = await self._reader.read(Request(scope, receive))
+
+        async def replay() -> Message:
+            nonlocal body
+            if body is None:
+                return await receive()  # that the caller has gone
+            message = {"type": "http.request", "body": body, "more_body": False}
+            body = None
+            return message
+
+        await self._app(scope, replay, send)

@@ -7,11 +7,14 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from api_support import Served
+from api_support import Served, talk
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+
+from maestro_dagster.api import app
 
 GRAPHQL = "/dagster/graphql"
 JSON = {"content-type": "application/json"}
@@ -31,7 +34,8 @@ def reached(served: Served) -> list[tuple[str, str]]:
             await socket.send_json({"seen": True})
             await socket.close()
             return
-        response: Response = JSONResponse({"path": scope["path"]})
+        body = await Request(scope, receive).body()
+        response: Response = JSONResponse({"path": scope["path"], "size": len(body)})
         await response(scope, receive, send)
 
     served.slot.app = pages
@@ -160,4 +164,13 @@ def test_no_websocket_of_another_page(
 
 def test_what_the_pages_ask_for_without_their_prefix(served: Served, reached: list[tuple[str, str]]) -> None:
     for path in ("/favicon-run-success.svg", "/favicon.ico"):
-        assert served.call("GET", path).form == {"path": f"/dagster{path}"}
+        assert served.call("GET", path).form == {"path": f"/dagster{path}", "size": 0}
+
+
+def test_a_query_has_a_size(served: Served, reached: list[tuple[str, str]]) -> None:
+    assert served.call("POST", GRAPHQL, QUERY, JSON).form["size"] == len(QUERY)
+    assert served.call("POST", GRAPHQL, bytes(1_000_000), JSON).form["size"] == 1_000_000
+    head = f"POST {GRAPHQL} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    length = f"content-length: {app.UI_BODY_BYTES + 1}\r\n\r\n"
+    assert b" 413 " in talk(served.port, (head + length).encode()).splitlines()[0]
+    assert len(reached) == 2
