@@ -33,7 +33,7 @@ STEP_FIELDS = ("output", "digest", "status")
 
 _TOKEN = re.compile(
     r"""\s*(?:
-      (?P<text>'(?:[^']++|'')*+')
+      (?P<text>'(?:[^']++|'')*'(?!'))
     | (?P<number>-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?(?![\w.]))
     | (?P<name>[A-Za-z_][A-Za-z0-9_-]*)
     | (?P<mark>==|!=|<=|>=|&&|\|\||[<>!().\[\]])
@@ -41,9 +41,9 @@ _TOKEN = re.compile(
     re.VERBOSE,
 )
 _PART = re.compile(r"[A-Za-z0-9_-]+")
-# The end of an expression, not looking into its quoted texts.
-# Possessive, so that no text makes the search go back and forth.
-_END = re.compile(r"(?:[^'}]++|'[^']*+'|\}(?!\}))*+\}\}")
+# The end of an expression, not looking into its quoted texts. No two branches begin alike and none gives
+# back a part, so no text makes the search go back and forth. (A possessive group is broken before 3.11.5.)
+_END = re.compile(r"(?:[^'}]++|'[^']*+'|\}(?!\}))*\}\}")
 _CONSTANTS = {"true": True, "false": False, "null": None}
 _COMPARISONS = ("==", "!=", "<", "<=", ">", ">=")
 

@@ -36,10 +36,10 @@ _FLOW_PLAIN = re.compile(
     r"(?:[^\n:#,\[\]{}]|:(?=[^\s,\[\]{}])|(?<=[^\s])#)*"
 )
 _FLOW_KEY = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_./@+-]*):(?= |\n)")
-_DOUBLE = re.compile(r'"((?:[^"\\\n]++|\\[^\n])*+)"')
-_SINGLE = re.compile(r"'((?:[^'\n]++|'')*+)'")
-_LONG_DOUBLE = re.compile(r'"((?:[^"\\]++|\\[^\n])*+)"')
-_LONG_SINGLE = re.compile(r"'((?:[^']++|'')*+)'")
+_DOUBLE = re.compile(r'"((?:[^"\\\n]++|\\[^\n])*)"')
+_SINGLE = re.compile(r"'((?:[^'\n]++|'')*)'(?!')")
+_LONG_DOUBLE = re.compile(r'"((?:[^"\\]++|\\[^\n])*)"')
+_LONG_SINGLE = re.compile(r"'((?:[^']++|'')*)'(?!')")
 _END = re.compile(r" *(?: #[^\n]*)?(?:\n|$)")  # nothing more on this line but a comment
 _GAP = re.compile(r"[ \n]*")
 

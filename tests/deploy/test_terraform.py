@@ -138,6 +138,8 @@ def test_applied_it_locks_evidence_and_keeps_versions(workspace: Path, terraform
         assert all(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
     lock = s3.get_object_lock_configuration(Bucket="acme-maestro-evidence")["ObjectLockConfiguration"]
     assert lock["Rule"]["DefaultRetention"].items() >= {"Mode": "COMPLIANCE", "Days": 1825}.items()
+    assert "aws:SecureTransport" in s3.get_bucket_policy(Bucket="acme-maestro-evidence")["Policy"]
+    s3.delete_bucket_policy(Bucket="acme-maestro-evidence")  # moto denies whatever its condition is
     version = s3.put_object(Bucket="acme-maestro-evidence", Key="evidence/1.zip", Body=b"proof")["VersionId"]
     with pytest.raises(ClientError, match="AccessDenied"):
         s3.delete_object(Bucket="acme-maestro-evidence", Key="evidence/1.zip", VersionId=version)
