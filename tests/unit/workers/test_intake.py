@@ -3,7 +3,9 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,3 +172,101 @@ def test_an_idle_pass_is_cheap(tmp_path: Path) -> None:
     for _ in range(1000):
         assert not desk.intake.has_drops()
     assert (time.process_time() - begun) / 1000 < 0.001
+
+
+def tell(desk: Desk, repository: Path | str, number: int = 1, **fields: Any) -> RepositoryEvent:
+    """A webhook of a remote repository."""
+    url = repository.as_uri() if isinstance(repository, Path) else repository
+    head = (
+        fields.pop("after", "")
+        or subprocess.check_output(["git", "-C", str(repository), "rev-parse", "HEAD"], text=True).strip()
+    )
+    known = {"ref": "refs/heads/main", "kind": "push", "facts": {}, **fields}
+    event = RepositoryEvent(
+        f"webhook-{number:04d}", url, ZERO, head, received_at=1.0, source="webhook", name="lib", **known
+    )
+    desk.record(event)
+    return event
+
+
+def take_soon(desk: Desk) -> int:
+    """What is taken once a mirror has news."""
+    deadline = time.monotonic() + 60
+    while not desk.intake.has_drops() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return desk.intake.take()
+
+
+def test_a_remote_repository_is_fetched_beside_the_loop(tmp_path: Path, repository: Path) -> None:
+    desk = Desk(tmp_path, [make_flow("one", [{"event": "push"}])])
+    desk.intake.mirrors = Mirrors(tmp_path / "mirrors")
+    desk.intake.take()
+    events = [tell(desk, repository, number) for number in range(3)]
+    assert desk.intake.take() == 0
+    assert desk.inbox.pending() == tuple(events), "they wait"
+    asked = 0
+    while asked < 3:
+        found = take_soon(desk)
+        assert found, "nothing lost"
+        asked += found
+    assert [request.git["sha"] for request in desk.asked] == [event.after for event in events]
+    assert desk.asked[0].git["repository"] == repository.as_uri()
+    assert desk.inbox.pending() == ()
+    assert desk.said == []
+
+
+def test_a_server_that_is_away_holds_up_its_own_events_only(tmp_path: Path, repository: Path) -> None:
+    desk = Desk(tmp_path, [make_flow("one", [{"event": "push"}])])
+    gone = tell(desk, "http://127.0.0.1:1/lib.git", 1, after="b" * 40)
+    tell(desk, repository, 2)
+    assert desk.intake.take() == 1
+    assert desk.inbox.pending() == (gone,)
+    assert "waits" in desk.said[0]
+    assert desk.intake.take() == 0
+    assert len(desk.said) == 1, "said once, until it is tried again"
+    desk.intake.take(retry=True)
+    assert len(desk.said) == 2
+
+
+def test_what_no_flow_wants_is_not_fetched(tmp_path: Path) -> None:
+    flows = [
+        make_flow("docs", [{"event": "push", "paths": ["docs/**"]}]),
+        make_flow("never", [{"event": "tag"}]),
+    ]
+    desk = Desk(tmp_path, flows)
+    facts = {"changed_paths": ["src/a.py"]}
+    tell(desk, "http://127.0.0.1:1/lib.git", after="b" * 40, facts=facts)
+    assert desk.intake.take() == 0
+    assert (desk.inbox.pending(), desk.said) == ((), [])
+
+
+def test_a_pull_request_becomes_a_run_that_knows_it(tmp_path: Path, repository: Path) -> None:
+    desk = Desk(
+        tmp_path, [make_flow("all", [{"event": "pr", "forks": True}]), make_flow("own", [{"event": "pr"}])]
+    )
+    told = {"action": "opened", "title": "A change", "base_ref": "main", "head_ref": "x"}
+    facts = {**told, "number": 7, "fork": True, "actor": "eve", "labels": ["a", "b"]}
+    tell(desk, repository, kind="pr", ref="refs/pull/7/head", facts=facts)
+    assert desk.intake.take() == 1
+    (request,) = desk.asked
+    assert (request.flow.name, request.cause, request.actor) == ("all", "event", "eve")
+    assert request.partition == "lib@pr/7"
+    told |= {"event": "pr", "number": "7", "fork": "true", "labels": "a,b"}
+    assert told.items() <= request.git.items()
+    assert request.git["author"] == "a <a@b.cd>", "the author of the commit is not who did it"
+
+
+def test_a_branch_of_a_fork_never_stands_for_ours(tmp_path: Path, repository: Path) -> None:
+    desk = Desk(tmp_path, [make_flow("all", [{"event": "check", "forks": True}])])
+    tell(desk, repository, kind="check", facts={"action": "completed", "fork": True})
+    desk.intake.take()
+    assert desk.asked[0].partition == "lib@fork/refs/heads/main"
+
+
+def test_a_deleted_branch_needs_no_repository(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, [make_flow("clean", [{"event": "delete"}])])
+    event = tell(desk, "http://127.0.0.1:1/lib.git", kind="delete", after=ZERO)
+    desk.record(replace(event, event_id="webhook-0009", before="c" * 40))
+    assert desk.intake.take() == 2
+    assert [request.git.get("sha") for request in desk.asked] == [None, "c" * 40]
+    assert desk.said == []
