@@ -144,6 +144,9 @@ class Sender:
         except (MaestroError, OSError, ValueError, KeyError, TypeError) as error:
             code = error.error_code if isinstance(error, MaestroError) else "report-unmade"
             told = EventError(f"the report cannot be made: {error}", place=entry.target, code=code)
+            told.retryable = isinstance(
+                error, MaestroError
+            )  # a store that is away, a secret with a wrong mode
             return self._fail(entry, told, line)
         self._outbox.settle(self._owner, entry, known, self._clock())
         return Sent(entry.target, entry.repository, line.calls)

@@ -168,13 +168,23 @@ def _check_models(project: Project) -> Finding:
 
 
 def _check_forges(project: Project) -> Finding:
+    from maestro_dagster.project.report import check_reporting
     from maestro_dagster.project.webhook import ForgeFile, check_secrets
 
     forges = ForgeFile(project).read()
     for forge in forges:
         if fault := check_secrets(project, forge):
             return Finding("forges", fault.status, fault.fact, fault.remedy)
-    return Finding("forges", "ok", f"{len(forges)} repositories send webhooks")
+    destinations, lost = check_reporting(project)
+    if lost:
+        return Finding(
+            "forges",
+            "warning",
+            f"{lost} reports to forges were given up",
+            "see `maestro report --state given-up`",
+        )
+    told = f", {destinations} are reported to" if destinations else ""
+    return Finding("forges", "ok", f"{len(forges)} repositories send webhooks{told}")
 
 
 def _check_flows(project: Project) -> Finding:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from maestro_dagster.errors import EventError, MaestroError
@@ -45,6 +45,33 @@ def has_outbox(project: Project) -> bool:
     from maestro_dagster.project.database import outbox_file
 
     return project.settings.database is not None or outbox_file(project).exists()
+
+
+def check_reporting(project: Project) -> tuple[int, int]:
+    """(how many repositories are reported to, how many reports were given up).
+
+    Raises EventError (`forges-invalid`, `report-api`).
+    """
+    from maestro_dagster.events.report_desk import find_api
+    from maestro_dagster.project.webhook import ForgeFile
+
+    found = select_reported(ForgeFile(project).read())
+    for forge in found:
+        find_api(forge.name, forge.forge, forge.clone, forge.api, project.settings.network_allow_private)
+    if not has_outbox(project):
+        return len(found), 0
+    outbox = open_outbox(project)
+    try:
+        return len(found), outbox.counts()["given-up"]
+    finally:
+        outbox.close()
+
+
+def select_reported(forges: Iterable[ForgeRepository]) -> list[ForgeRepository]:
+    """Those that have a token, at a forge that shows statuses."""
+    from maestro_dagster.events.report_desk import can_report
+
+    return [forge for forge in forges if forge.token and can_report(forge.forge)]
 
 
 def open_reporter(
@@ -154,9 +181,7 @@ class Reporter:
             self._sending = None
 
     def _reported(self) -> list[ForgeRepository]:
-        from maestro_dagster.events.report_desk import can_report
-
-        return [forge for forge in self._forges.read() if forge.token and can_report(forge.forge)]
+        return select_reported(self._forges.read())
 
     def _find_token(self, name: str) -> str | None:
         from maestro_dagster.project.secret import secret_source

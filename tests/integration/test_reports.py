@@ -78,10 +78,10 @@ def make_flow(name: str, witness: Path, events: list[str]) -> dict[str, Any]:
     return {"name": name, "version": "1.0.0", "on": [{"event": event} for event in events], "tasks": tasks}
 
 
-def test_a_push_is_answered_with_a_status_whatever_happens_meanwhile(
-    yard: Any, forge: Any, tmp_path: Path
-) -> None:
+def test_a_forge_is_told_whatever_happens_meanwhile(yard: Any, forge: Any, tmp_path: Path) -> None:
     yard.write_flow(make_flow("build", tmp_path / "witness", ["push"]))
+    for name in ("review", "licence"):
+        yard.write_flow(make_flow(name, tmp_path / "witness", ["pr"]))
     bare, sha = make_repository(tmp_path, yard.project.inbox)
     configure(yard, forge, bare)
     forge.faults.extend([fails(503), fails(500)])
@@ -90,28 +90,30 @@ def test_a_push_is_answered_with_a_status_whatever_happens_meanwhile(
     yard.wait_for(lambda: any(entry.error for entry in outbox.entries()), 60, "the forge's bad moment")
     yard.stop(signal.SIGKILL)
     assert not [row for row in forge.statuses if row["state"] == "success"]
+    accept_pull_request(yard, bare, sha)
     yard.start()
-    yard.wait_for(
-        lambda: forge.statuses and forge.statuses[0]["state"] == "success", 90, yard.log.read_text()
-    )
-    status = forge.statuses[0]
-    run = yard.engine.services.journal.runs(1)[0]
-    assert status["context"] == "maestro/build"
+    yard.wait_for(lambda: len(succeeded(forge)) == 3, 90, yard.log.read_text())
+    yard.wait_for(lambda: outbox.counts()["due"] == 0, 30, "all that is due")
+
+    assert set(succeeded(forge)) == {"maestro/build", "maestro/licence/pr", "maestro/review/pr"}
+    run = next(row for row in yard.engine.services.journal.runs(9) if row.flow == "build")
+    status = succeeded(forge)["maestro/build"]
     assert run.evidence_digest[:19] in status["description"]
     assert status["target_url"] == f"https://maestro.example/dagster/runs/{run.dagster_runs[-1]}"
-    assert all(f"/statuses/{sha}" in asked.path for asked in forge.writes())
+    statuses = [asked for asked in forge.writes() if "/statuses/" in asked.path]
+    assert all(asked.path.endswith(sha) for asked in statuses)
+    (comment,) = forge.comments
+    assert comment["of"] == 12
+    assert "all 2 flows succeeded" in comment["body"]
+    told = len(forge.calls)
     time.sleep(2.5)  # two more passes of the loop have nothing to say
-    assert [row["state"] for row in forge.statuses].count("success") == 1
+    assert len(forge.calls) == told
     assert TOKEN not in yard.log.read_text()
     assert TOKEN.encode() not in (yard.project.inbox / "outbox.sqlite").read_bytes()
     yard.stop()
 
 
-def test_a_pull_request_gets_one_comment_for_all_its_flows(yard: Any, forge: Any, tmp_path: Path) -> None:
-    for name in ("build", "release"):
-        yard.write_flow(make_flow(name, tmp_path / "witness", ["pr"]))
-    bare, sha = make_repository(tmp_path, yard.project.inbox)
-    configure(yard, forge, bare)
+def accept_pull_request(yard: Any, bare: Path, sha: str) -> None:
     event = RepositoryEvent(
         event_id="webhook-0123456789",
         repository=str(bare),
@@ -125,15 +127,9 @@ def test_a_pull_request_gets_one_comment_for_all_its_flows(yard: Any, forge: Any
         facts={"forge": "github", "action": "opened", "number": 12, "title": "a change", "fork": False},
     )
     Inbox(yard.project.inbox, yard.project.inbox / "inbox.sqlite").accept([event])
-    yard.start()
 
-    def text() -> str:
-        return forge.comments[-1]["body"] if forge.comments else ""
 
-    yard.wait_for(lambda: "all 2 flows succeeded" in text(), 90, "the comment")
-    assert len(forge.comments) == 1
-    assert forge.comments[0]["of"] == 12
-    yard.wait_for(lambda: open_outbox(yard.project).counts()["due"] == 0, 30, "all statuses")
-    newest = {row["context"]: row["state"] for row in reversed(forge.statuses)}
-    assert newest == {"maestro/build/pr": "success", "maestro/release/pr": "success"}
-    yard.stop()
+def succeeded(forge: Any) -> dict[str, Any]:
+    """The newest status of each name, those that say success."""
+    newest = {row["context"]: row for row in reversed(forge.statuses)}
+    return {name: row for name, row in newest.items() if row["state"] == "success"}

@@ -69,7 +69,7 @@ def test_broken_rates_and_models_are_found(project: Path) -> None:
 def test_a_webhook_without_its_secret_is_found(project: Path) -> None:
     (project / "resources/forges.yaml").write_text(
         "repositories: [{name: shop, forge: github, repository: acme/shop, clone: /srv/shop.git, "
-        "secrets: [SHOP, SHOP_BEFORE], token: TOKEN}]"
+        "secrets: [SHOP, SHOP_BEFORE], token: TOKEN, api: 'https://git.example/api/v3'}]"
     )
     folder = project / ".maestro/secrets"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -85,7 +85,11 @@ def test_a_webhook_without_its_secret_is_found(project: Path) -> None:
     assert write("TOKEN", "t").fact.startswith("shop: the secret SHOP_BEFORE is shorter")
     assert write("SHOP_BEFORE", "b" * 32).status == "ok"
     assert write("SHOP", "a" * 32, 0o644).remedy == f"chmod 600 {folder / 'SHOP'}"
-    (project / "resources/forges.yaml").write_text("repositories: [{name: shop}]")
+    write("SHOP", "a" * 32)
+    forges = project / "resources/forges.yaml"
+    forges.write_text(forges.read_text().replace("https:", "http:"))
+    assert examine(project)["forges"].status == "error"  # the token would be read on the way
+    forges.write_text("repositories: [{name: shop}]")
     assert examine(project)["forges"].status == "error"
 
 
