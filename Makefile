@@ -80,7 +80,8 @@ picture: $(VENV)/development ## re-make the screenshots of the README and docs (
 lock: ## compile the locks again (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group install --group dev --all-extras -o requirements-dev.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group install -c requirements-dev.lock -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet pyproject.toml --group install --extra postgres --extra k8s --extra s3 -c requirements-dev.lock -o deploy/docker/requirements.lock
 	uv pip compile --python-version 3.12 --generate-hashes --no-emit-index-url --no-header --quiet tests/focus/requirements.in -o tests/focus/requirements.lock
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) $(FOCUS) $(DEMO_DIR) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(FOCUS) .venv-helm $(DEMO_DIR) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Python before 3.11.5 breaks possessive groups (gh-106052), and Debian 12 has 3.11.2: no pattern may hold one."""
+"""Python before 3.11.5 breaks possessive groups (gh-106052), and Debian 12 has 3.11.2: there must be none."""
 
 from __future__ import annotations
 
