@@ -1,15 +1,18 @@
 """`maestro backup`: a project as of one moment, in a folder or an object store, while it goes on running.
 
-Databases are pinned first; what they refer to was durable before and is copied after. So a backup may hold
-an artifact too many, never one too few.
+The journal's moment is the backup's. What the journal refers to was durable before, and is copied after it.
+What is made from ended runs, the lake, is copied before it: so it never knows a run better than the journal
+does. Usage on its way from the spool into the lake is held all the while, so none of it is missed.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +24,15 @@ from maestro_dagster.errors import CostError, EvidenceError, ProjectError, Store
 from maestro_dagster.evidence.key import load_signer
 from maestro_dagster.evidence.store import EvidenceStore
 from maestro_dagster.manifest.canonical import digest_bytes
+from maestro_dagster.project.backup_moment import (
+    ATTEMPTS,
+    NOTHING,
+    RUNS,
+    HeldFolder,
+    Moment,
+    hold_folder,
+    read_moment,
+)
 from maestro_dagster.project.backup_source import (
     BINARY,
     find_databases,
@@ -29,6 +41,7 @@ from maestro_dagster.project.backup_source import (
     open_source,
     store_file,
     store_settled,
+    walk_files,
 )
 from maestro_dagster.project.backup_statement import (
     SUFFIX,
@@ -38,12 +51,14 @@ from maestro_dagster.project.backup_statement import (
     is_backup_id,
     sign_manifest,
 )
-from maestro_dagster.project.dump import dump_tables
+from maestro_dagster.project.dump import dump_tables, read_usage
 from maestro_dagster.project.root import Project
 from maestro_dagster.project.seal import seal_files
 from maestro_dagster.project.snapshot import copy_database, pin_databases
 
 if TYPE_CHECKING:
+    import sqlite3
+
     from maestro_dagster.costs.folder import LocalFolder, RemoteFolder
 
 Say = Callable[[str], None]
@@ -97,13 +112,17 @@ def back_up(
     _refuse_inside(project, target)
     work = _Backup(project, open_store(target), say)
     sealed = _seal(project, passphrase, work)
-    work.copy_databases()
+    with hold_folder(project.spool, project.home / "scratch") as spool:
+        spool.hold(walk_files)
+        work.note_usage()
+        if "lake" not in leave_out:
+            work.copy_lake()
+        work.copy_databases(spool)
+        work.copy_spool(spool.held)
     work.copy_state()
     work.copy_evidence()
     if "artifacts" not in leave_out:
         work.copy_artifacts()
-    if "lake" not in leave_out:
-        work.copy_lake()
     now = datetime.now(UTC)
     secret = ("keys", "secrets") if sealed is None else ()
     manifest = Manifest(
@@ -116,7 +135,7 @@ def back_up(
         left_out=(*(name for name in CHOICES if name in leave_out), *secret),
         sealed=sealed,
         revision=work.revision,
-        counts={"runs": work.runs, "bundles": len(work.bundles)},
+        counts={"runs": work.moment.runs, "bundles": len(work.moment.bundles)},
     )
     work.put(manifest.encode())
     statements = open_statements(target)
@@ -124,7 +143,7 @@ def back_up(
         raise _target_error("there is a backup of this name already", target)
     return BackupReport(
         manifest.id, target, len(manifest.entries), manifest.size, work.new_bytes,
-        work.runs, len(work.bundles), manifest.left_out, tuple(work.damaged),
+        work.moment.runs, len(work.moment.bundles), manifest.left_out, tuple(work.damaged),
     )  # fmt: skip
 
 
@@ -184,8 +203,8 @@ class _Backup:
     store: ArtifactStore
     say: Say
     entries: list[Entry] = field(default_factory=list)
-    bundles: dict[str, str] = field(default_factory=dict)  # run -> digest, as of the journal's moment
-    runs: int = 0
+    moment: Moment = NOTHING
+    usage: Mapping[str, frozenset[bytes]] = field(default_factory=dict)  # rows of the database, seen early
     revision: str | None = None
     damaged: list[str] = field(default_factory=list)
     held: frozenset[str] = frozenset()  # what the target had before
@@ -204,42 +223,46 @@ class _Backup:
             self.store.put_bytes(data, BINARY)
         return digest
 
-    def copy_databases(self) -> None:
-        project = self.project
-        paths = find_databases(project)
-        with (
-            pin_databases(paths) as pinned,
-            TemporaryDirectory(prefix="maestro-backup-") as folder,
-        ):
-            if project.settings.database:
-                self.revision, rows = dump_tables(project.settings.database, Path(folder), self._keep_table)
-                self._know_runs(rows)
-            elif project.journal in pinned:
-                query = "SELECT run_id, evidence_digest FROM run ORDER BY seq"
-                self._know_runs(pinned[project.journal].execute(query).fetchall())
-            for number, (path, connection) in enumerate(pinned.items(), start=1):
-                self.say(f"databases: {number} of {len(pinned)}")
-                copy = Path(folder) / f"{number}.sqlite"
-                copy_database(connection, path, copy)
-                self._keep_file(copy, path)
-                copy.unlink()
+    def note_usage(self) -> None:
+        """Usage that a compaction may move from the database into the lake while we look."""
+        if url := self.project.settings.database:
+            self.usage = read_usage(url)
+
+    def copy_databases(self, spool: HeldFolder) -> None:
+        """All databases as of the backup's moment."""
+        paths, _ = find_databases(self.project)
+        url = self.project.settings.database
+        with TemporaryDirectory(prefix="maestro-backup-") as folder:
+            spool.hold(walk_files)
+            at = time.time()  # not later: what began after it was in nobody's journal
+            with pin_databases(paths) as pinned:
+                if url:
+                    self.revision, *rows = dump_tables(url, Path(folder), self._keep_table, self.usage)
+                    self.moment = read_moment(at, *rows)
+                elif journal := pinned.get(self.project.journal):
+                    self.moment = read_moment(at, journal.execute(RUNS), journal.execute(ATTEMPTS))
+                spool.hold(walk_files)
+                self._copy_pinned(pinned, Path(folder))
+
+    def copy_spool(self, held: Path) -> None:
+        for path in walk_files(held):
+            name = path.relative_to(held)
+            cut = self.moment.cut_lineage if name.parts[0] == "lineage" else self.moment.cut_usage
+            self._keep_state(path, Path("spool") / name, cut if path.suffix == ".ndjson" else None)
 
     def copy_state(self) -> None:
         for path in find_state_files(self.project):
-            try:
-                stored = store_file(path, self.store)
-                mode = path.stat().st_mode & 0o777
-            except FileNotFoundError:
-                continue  # went on to the place that is read later
-            self._add(
-                "home", path.relative_to(self.project.home).as_posix(), stored.digest, stored.size, mode
-            )
+            name = path.relative_to(self.project.home)
+            cut = None
+            if name.parts[0] == "traces":
+                cut = partial(self.moment.cut_trace, run_id=path.stem)
+            self._keep_state(path, name, cut)
 
     def copy_evidence(self) -> None:
         """The bundles that the journal knew at its moment. Raises EvidenceError (`evidence-lost`)."""
         source = EvidenceStore(self.project.evidence, self.project.evidence_url)
-        for number, (run_id, digest) in enumerate(self.bundles.items(), start=1):
-            self.say(f"evidence: {number} of {len(self.bundles)} bundles")
+        for number, (run_id, digest) in enumerate(self.moment.bundles.items(), start=1):
+            self.say(f"evidence: {number} of {len(self.moment.bundles)} bundles")
             data = source.read(run_id)
             if digest_bytes(data) != digest:
                 raise EvidenceError(
@@ -261,6 +284,9 @@ class _Backup:
             self._add("artifacts", digest, digest, size)
 
     def copy_lake(self) -> None:
+        _, paths = find_databases(self.project)
+        with TemporaryDirectory(prefix="maestro-backup-") as folder, pin_databases(paths) as pinned:
+            self._copy_pinned(pinned, Path(folder))
         stored = store_settled(open_source(self.project.lake), self.store, self.say)
         for name, artifact in stored.items():
             self._add("lake", name, artifact.digest, artifact.size)
@@ -279,9 +305,21 @@ class _Backup:
             self.store.put_file(copy, BINARY)
         return True
 
-    def _know_runs(self, rows: list[tuple[str, str | None]]) -> None:
-        self.runs = len(rows)
-        self.bundles = {run_id: digest for run_id, digest in rows if digest is not None}
+    def _copy_pinned(self, pinned: Mapping[Path, sqlite3.Connection], folder: Path) -> None:
+        for number, (path, connection) in enumerate(pinned.items(), start=1):
+            self.say(f"databases: {number} of {len(pinned)}")
+            copy = folder / f"{number}.copy"
+            copy_database(connection, path, copy)
+            self._keep_file(copy, path)
+            copy.unlink()
+
+    def _keep_state(self, path: Path, name: Path, cut: Callable[[bytes], bytes] | None) -> None:
+        try:
+            stored = store_file(path, self.store, cut)
+            mode = path.stat().st_mode & 0o777
+        except FileNotFoundError:
+            return  # removed by its owner, who had no use for it any more
+        self._add("home", name.as_posix(), stored.digest, stored.size, mode)
 
     def _keep_table(self, name: str, path: Path) -> None:
         self.say(f"database: {name}")
@@ -290,8 +328,9 @@ class _Backup:
 
     def _keep_file(self, copy: Path, path: Path) -> None:
         stored = self.store.put_file(copy, BINARY)
-        part: Part = "home" if path.is_relative_to(self.project.home) else "lake"
-        base = self.project.home if part == "home" else Path(self.project.lake)
+        lake = "://" not in self.project.lake and path.is_relative_to(self.project.lake)
+        part: Part = "lake" if lake else "home"
+        base = Path(self.project.lake) if lake else self.project.home
         mode = path.stat().st_mode & 0o777
         self._add(part, path.relative_to(base).as_posix(), stored.digest, stored.size, mode)
 

@@ -1,6 +1,5 @@
-"""The files of a running project, read in an order and a way that loses nothing.
+"""The files of a running project, read in a way that tears none of them.
 
-What goes from one place to another (usage from the spool into the lake) is read at the first place first.
 Files that only grow are cut behind their last whole line.
 """
 
@@ -97,23 +96,28 @@ def walk_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def find_databases(project: Project) -> list[Path]:
-    """SQLite files of the state folder and of the lake: the inbox before the journal that takes from it."""
+def find_databases(project: Project) -> tuple[list[Path], list[Path]]:
+    """SQLite files of the state folder, the inbox before the journal that takes from it; and of the lake."""
     first = [project.home / "inbox" / "inbox.sqlite", project.journal]
+    lake = Path(project.lake)
     found = [
         path
-        for folder in (project.home, Path(project.lake))
-        for path in sorted(folder.rglob("*"))
-        if path.suffix in SUFFIXES and path.is_file() and not path.is_symlink()
-        and not (path.is_relative_to(project.home) and path.relative_to(project.home).parts[0] in _NOT_KEPT)
-    ]  # fmt: skip
-    return list(dict.fromkeys([*(path for path in first if path in found), *found]))
+        for path in _walk_databases(project.home)
+        if path.relative_to(project.home).parts[0] not in _NOT_KEPT and not path.is_relative_to(lake)
+    ]
+    ordered = dict.fromkeys([*(path for path in first if path in found), *found])
+    return list(ordered), [] if "://" in project.lake else list(_walk_databases(lake))
+
+
+def _walk_databases(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in SUFFIXES and path.is_file() and not path.is_symlink():
+            yield path
 
 
 def find_state_files(project: Project) -> Iterator[Path]:
-    """Files of the state folder but databases, artifacts, evidence, lake and what is secret; spool first."""
+    """Files of the state folder but spool, databases, artifacts, evidence, lake, and what is secret."""
     apart = {Path(place) for place in (project.artifact_store, project.lake, str(project.evidence))}
-    yield from walk_files(project.spool)
     try:
         members = sorted(project.home.iterdir())
     except FileNotFoundError:
@@ -136,13 +140,14 @@ def find_secret_files(project: Project) -> Iterator[Path]:
                 yield path
 
 
-def store_file(path: Path, store: ArtifactStore) -> Artifact:
-    """As much of the file as there is at the moment. Raises FileNotFoundError."""
+def store_file(path: Path, store: ArtifactStore, cut: Callable[[bytes], bytes] | None = None) -> Artifact:
+    """As much of the file as there is at the moment, or what `cut` leaves of it. Raises FileNotFoundError."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if size <= _WHOLE:
+        if size <= _WHOLE or cut is not None:
             data = file.read(size)
-            return store.put_bytes(_cut(data) if path.suffix in _LINES else data, BINARY)
+            data = _end_line(data) if path.suffix in _LINES else data
+            return store.put_bytes(cut(data) if cut else data, BINARY)
         # A copy, because an object store wants to read it twice, and it may grow.
         with TemporaryDirectory(prefix="maestro-backup-") as folder:
             copy = Path(folder) / "file"
@@ -153,7 +158,7 @@ def store_file(path: Path, store: ArtifactStore) -> Artifact:
                     target.write(piece)
                     tail = piece
                 if path.suffix in _LINES:
-                    target.truncate(target.tell() - (len(tail) - len(_cut(tail))))
+                    target.truncate(target.tell() - (len(tail) - len(_end_line(tail))))
             return store.put_file(copy, BINARY)
 
 
@@ -196,6 +201,6 @@ def _is_passing(name: str) -> bool:
     )
 
 
-def _cut(data: bytes) -> bytes:
+def _end_line(data: bytes) -> bytes:
     """Without what a writer has only begun."""
     return data[: data.rfind(b"\n") + 1]

@@ -7,20 +7,22 @@ A table is a file: one line of JSON with its columns, then what `COPY ... TO STD
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.errors import DatabaseError, ProjectError
+from maestro_dagster.project.backup_moment import ATTEMPTS, RUNS
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812 - its own name is lower case
 
 SEQUENCES = "sequences.json"
-JOURNAL = "SELECT run_id, evidence_digest FROM maestro.run ORDER BY seq"
 _SCHEMA = "maestro"
 _NOT_KEPT = frozenset({"alembic_version", "writer"})  # made again; of sessions that are gone
+_USAGE = ("usage_source", "usage_line", "usage_lineage")
 _MUST_BE_EMPTY = ("run", "event")
 _SEQUENCES = """
 SELECT sequencename, last_value FROM pg_sequences
@@ -35,8 +37,28 @@ GROUP BY c.relname ORDER BY c.relname
 """
 
 
-def dump_tables(url: str, folder: Path, keep: Callable[[str, Path], None]) -> tuple[str, list[Any]]:
-    """Hands out each table as a file; gives the revision of the tables and the runs, [(id, digest)].
+def read_usage(url: str) -> dict[str, frozenset[bytes]]:
+    """The rows of the tables of usage, as COPY writes them. They are written once and removed once."""
+    from maestro_dagster.database.migration import read_revision
+
+    found: dict[str, frozenset[bytes]] = {}
+    with _connected(url) as connection, connection.cursor() as cursor:
+        if read_revision(connection) is None:
+            return found
+        for table, columns in _send(connection, _COLUMNS):
+            if table in _USAGE:
+                rows = BytesIO()
+                cursor.copy_expert(f"COPY {_quote(table)} ({_list(columns)}) TO STDOUT", rows)
+                found[table] = frozenset(rows.getvalue().splitlines(keepends=True))
+    return found
+
+
+def dump_tables(
+    url: str, folder: Path, keep: Callable[[str, Path], None], earlier: Mapping[str, frozenset[bytes]]
+) -> tuple[str, list[Any], list[Any]]:
+    """Hands out each table as a file; gives the revision of the tables, the runs, and their attempts.
+
+    `earlier`: rows of usage that were there a while ago; those that are gone by now are kept too.
 
     Raises DatabaseError (`database-dump`).
     """
@@ -50,7 +72,7 @@ def dump_tables(url: str, folder: Path, keep: Callable[[str, Path], None]) -> tu
                 "the database has no tables of Maestro yet", place="setting database",
                 remedy="run something first: there is nothing to back up", code="database-dump",
             )  # fmt: skip
-        runs = _send(connection, JOURNAL)
+        runs, attempts = _send(connection, _in_schema(RUNS)), _send(connection, _in_schema(ATTEMPTS))
         for table, columns in _send(connection, _COLUMNS):
             if table in _NOT_KEPT:
                 continue
@@ -58,13 +80,18 @@ def dump_tables(url: str, folder: Path, keep: Callable[[str, Path], None]) -> tu
             with path.open("wb") as file, connection.cursor() as cursor:
                 file.write(json.dumps(columns).encode() + b"\n")
                 cursor.copy_expert(f"COPY {_quote(table)} ({_list(columns)}) TO STDOUT", file)
+            if missed := earlier.get(table):
+                with path.open("rb") as file:
+                    missed = missed.difference(file)
+                with path.open("ab") as file:
+                    file.writelines(sorted(missed))
             keep(table, path)
             path.unlink()
         state = _send(connection, _SEQUENCES)
         path = folder / SEQUENCES
         path.write_text(json.dumps(dict(state)), encoding="utf-8")
         keep(SEQUENCES, path)
-    return revision, runs
+    return revision, runs, attempts
 
 
 @contextmanager
@@ -102,7 +129,7 @@ class Load:
         self._connection = connection
 
     def runs(self) -> list[Any]:
-        return _send(self._connection, JOURNAL)
+        return _send(self._connection, _in_schema(RUNS))
 
     def tell_places(self, places: list[tuple[str, str]]) -> None:
         """[(place of the bundle, run)]."""
@@ -167,6 +194,10 @@ def _send(connection: RawConnection, query: str, values: tuple[Any, ...] = ()) -
     from maestro_dagster.database.pool import send
 
     return send(connection, query, values)
+
+
+def _in_schema(query: str) -> str:
+    return f"SET LOCAL search_path TO {_SCHEMA}; {query}"
 
 
 def _quote(name: str) -> str:
