@@ -60,7 +60,7 @@ def assess(services: Services, request: RunRequest) -> Assessment:
             "region": look.region,
             "actor": request.actor,
             "cause": request.cause,
-            "event": _describe_event(request.git),
+            "event": describe_event(request.git),
             "partition": request.partition,
             "tenant": services.tenant,
             "env": services.env,
@@ -88,10 +88,8 @@ def assess(services: Services, request: RunRequest) -> Assessment:
     return Assessment(whole, nano, tuple(steps))
 
 
-def _describe_event(git: Mapping[str, str]) -> dict[str, Any] | None:
-    """What of a repository asked for the run; None where nothing of the kind did. `fork` is null where
-    nobody said whether it is one.
-    """
+def describe_event(git: Mapping[str, str]) -> dict[str, Any] | None:
+    """What of a repository asked for the run; None where nothing of the kind did."""
     if not git.get("event"):
         return None
     names = ("action", "number", "title", "base_ref", "head_ref", "url", "conclusion", "repository", "ref")
@@ -99,7 +97,7 @@ def _describe_event(git: Mapping[str, str]) -> dict[str, Any] | None:
         "kind": git["event"],
         **{name: git.get(name, "") for name in names},
         "labels": [label for label in git.get("labels", "").split(",") if label],
-        "fork": {"true": True, "false": False}.get(git.get("fork", "")),
+        "fork": git.get("fork") != "false",
     }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from maestro_dagster.errors import EventError
+from maestro_dagster.events.filter import is_foreign
 from maestro_dagster.events.git import run_git
 from maestro_dagster.events.interface import RepositoryEvent
 from maestro_dagster.events.mirror import own_ref, strip_credentials
@@ -21,7 +22,8 @@ _TOLD = ("action", "number", "title", "base_ref", "head_ref", "url", "conclusion
 def read_event_facts(event: RepositoryEvent) -> dict[str, str]:
     """What is known without the repository: sha, ref, branch, repository, before, event_id, received_at,
     event (its kind), and what the forge said of action, number, title, base_ref, head_ref, url, labels
-    (with commas between), conclusion and fork (`true`, `false`).
+    (with commas between) and conclusion. `fork` is `true` or `false`, and `true` for a pull request of which
+    the forge does not say it.
 
     `sha` is the last commit of a ref that was deleted, and empty where the forge does not name one.
     """
@@ -37,9 +39,9 @@ def read_event_facts(event: RepositoryEvent) -> dict[str, str]:
         "received_at": f"{event.received_at:.3f}",
     }
     facts |= {name: _text(event.facts.get(name)) for name in _TOLD}
-    labels, fork = event.facts.get("labels"), event.facts.get("fork")
+    labels = event.facts.get("labels")
     facts["labels"] = ",".join(map(str, labels)) if isinstance(labels, list | tuple) else ""
-    facts["fork"] = "" if fork is None else "true" if fork else "false"
+    facts["fork"] = "true" if is_foreign(event) else "false"
     return {name: text for name, text in facts.items() if text}
 
 
@@ -107,6 +109,8 @@ def _find_commit(event: RepositoryEvent, where: str | Path) -> str:
         return event.after
     if event.kind == "delete":
         return event.before
+    if is_foreign(event) and event.ref.startswith("refs/heads/"):
+        return event.after  # a branch of the fork: ours of that name is another one
     for ref in (event.ref, own_ref(event.ref)):
         try:
             found = run_git(str(where), "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{}}")

@@ -14,7 +14,7 @@
               data_class is that of the whole param or input, null where the flow says nothing
     request   {region: text or null, ...} what the asker said, as given: actor, cause, partition, tenant,
               env, and event, null or what of a repository asked: {kind, action, number, title, base_ref,
-              head_ref, url, conclusion, repository, ref: text, labels: [text], fork: true, false or null}
+              head_ref, url, conclusion, repository, ref: text, labels: [text], fork: boolean}
     budget    money or null (no budget was given)
     estimate  money or null (unknown: some step's price is not known)
     settings  {pii_allow_stricter_tier: boolean, ...} the project's switches

@@ -172,3 +172,21 @@ def test_the_page_on_flows_says_what_is_retried_and_its_secret_lints_clean(
     path.write_text("name: notify\nversion: 1.0.0\n" + tasks.partition("```")[0])
     done = call("lint", str(path), "--json")
     assert json.loads(done.stdout) == {"diagnostics": []}
+
+
+def test_the_page_on_flows_says_all_that_starts_one(repository: Path, tmp_path: Path) -> None:
+    from maestro_dagster.manifest.expression import GIT_FIELDS
+    from maestro_dagster.manifest.trigger import ACTIONS, CONCLUSIONS, EVENTS, FILTERS
+
+    page = (repository / "docs" / "flow.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    assert set(EVENTS) <= set(rows)
+    for name, events in FILTERS.items():
+        assert {event for event in EVENTS if f"`{name}`" in rows[event]} == set(events), name
+    words = {*CONCLUSIONS, *GIT_FIELDS, *(action for actions in ACTIONS.values() for action in actions)}
+    assert [word for word in words if f"`{word}`" not in page] == []
+    (triggers,) = [part for part in page.split("```yaml\n")[1:] if part.startswith("on:")]
+    path = tmp_path / "triggers.yaml"
+    tasks = "tasks:\n  - {id: parse, uses: pkg:feed/parse@1.0.0}\n"
+    path.write_text("name: triggers\nversion: 1.0.0\n" + triggers.partition("```")[0] + tasks)
+    assert json.loads(call("lint", str(path), "--json").stdout) == {"diagnostics": []}

@@ -136,6 +136,23 @@ def test_a_release_without_a_commit_is_that_of_its_tag(git: Git, server: GitServ
     assert "sha" not in read_event_facts(draft)
 
 
+def test_a_branch_of_a_fork_is_not_ours_of_that_name(git: Git, server: GitServer, tmp_path: Path) -> None:
+    """Some forges tell only the branch of a pull request."""
+    sha = git.commit()
+    git.push()
+    mirrors = Mirrors(tmp_path / "mirrors", wait=True)
+    for fork in (True, None, False):
+        request = event(f"{server.url}/shop.git", ZERO, kind="pr", number=7, base_ref="main", fork=fork)
+        where = mirrors.find(request)
+        assert where is not None
+        if fork is False:
+            assert read_commit_facts(request, where)["sha"] == sha
+            continue
+        with pytest.raises(EventError) as caught:
+            read_commit_facts(request, where)
+        assert caught.value.error_code == "commit-missing"
+
+
 def test_a_commit_that_the_server_does_not_have(git: Git, server: GitServer, tmp_path: Path) -> None:
     git.commit()
     git.push()

@@ -38,6 +38,7 @@ def test_the_facts_of_a_commit(git: Git) -> None:
         "before": ZERO,
         "event_id": "event-id",
         "event": "push",
+        "fork": "false",
         "received_at": "1.000",
         "author": "Ada <ada@example.com>",
         "message": "Subject é\n\nBody",
