@@ -21,7 +21,7 @@ from maestro_dagster.events.report import RunReport, make_wishes
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     found: Database = SqliteDatabase(tmp_path / "outbox.sqlite", tables=TABLES, wording=WORDING)
     if request.param == "postgres":
-        found = PostgresDatabase(request.getfixturevalue("postgres"), "outbox", wording=WORDING)
+        found = PostgresDatabase(request.getfixturevalue("postgres_server"), "outbox", wording=WORDING)
         with found.write() as connection:
             for table in ("report", "watched_run"):
                 connection.execute(f"DELETE FROM {table}")  # noqa: S608 - constants
