@@ -10,6 +10,7 @@ twice changes nothing, so a crash between handing over and deleting does not eit
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import threading
@@ -21,32 +22,55 @@ from typing import Any
 from maestro_dagster.errors import EventError, MaestroError
 from maestro_dagster.events.interface import RepositoryEvent, check_event
 
+PATIENCE = 5.0  # seconds; a database that restarts is waited for longer elsewhere
 Accept = Callable[[Sequence[RepositoryEvent]], Sequence[bool]]
 
 
 class LateEvents:
     """Safe between threads; one process has the folder. `accept` is the inbox's."""
 
-    def __init__(self, folder: Path, accept: Accept) -> None:
+    def __init__(self, folder: Path, accept: Accept, patience: float = PATIENCE) -> None:
         self._folder = folder
         self._accept = accept
-        self._lock = threading.Lock()
-        self._number = 0
+        self._patience = patience
+        self._lock = threading.Lock()  # of those who hand over
+        self._numbers = itertools.count()
 
     def accept(self, events: Sequence[RepositoryEvent]) -> Sequence[bool]:
-        """As the inbox's; where that fails the events are kept here, and count as new.
+        """As the inbox's; where that fails or takes too long the events are kept here, and count as new.
 
-        Raises EventError: `event-malformed`, or `inbox-unusable` when neither could take them.
+        While others wait, these wait behind them. Raises EventError: `event-malformed`, or
+        `inbox-unusable` when neither could take them.
         """
         for event in events:
             check_event(event)
+        if self.is_waiting():
+            self._keep(events, _away("other events wait for it"))
+            return (True,) * len(events)
         try:
-            if self.is_waiting():
-                self.hand_over()
-            return self._accept(events)
+            return self._accept_soon(events)
         except MaestroError as error:
             self._keep(events, error)
         return (True,) * len(events)
+
+    def _accept_soon(self, events: Sequence[RepositoryEvent]) -> Sequence[bool]:
+        """A forge waits some seconds for an answer. What comes later than that does no harm."""
+        found: list[Sequence[bool] | Exception] = []
+
+        def act() -> None:
+            try:
+                found.append(self._accept(events))
+            except Exception as error:  # noqa: BLE001 - raised again below
+                found.append(error)
+
+        thread = threading.Thread(target=act, name="inbox", daemon=True)
+        thread.start()
+        thread.join(self._patience)
+        if not found:
+            raise _away(f"it did not answer within {self._patience:g} s")
+        if isinstance(found[0], Exception):
+            raise found[0]
+        return found[0]
 
     def is_waiting(self) -> bool:
         return any(self._names())
@@ -73,9 +97,7 @@ class LateEvents:
 
     def _keep(self, events: Sequence[RepositoryEvent], cause: MaestroError) -> None:
         """Durable when it returns."""
-        with self._lock:
-            self._number += 1
-            name = f"{time.time_ns():020}-{self._number}"
+        name = f"{time.time_ns():020}-{next(self._numbers)}"
         data = json.dumps([event.to_json() for event in events]).encode()
         temporary, path = self._folder / f"{name}.tmp", self._folder / f"{name}.json"
         try:
@@ -95,6 +117,13 @@ class LateEvents:
                 remedy=cause.remedy,
                 code="inbox-unusable",
             ) from cause
+
+
+def _away(fact: str) -> EventError:
+    return EventError(
+        f"the inbox cannot be used: {fact}", place="inbox", remedy="see that its database is there",
+        code="inbox-unusable",
+    )  # fmt: skip
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,7 +61,15 @@ def test_what_waits_goes_first(remote: Away, tmp_path: Path) -> None:
     late.accept([make(1)])
     remote.away = False
     assert list(late.accept([make(3)])) == [True]
-    assert [event.event_id for event in remote.inbox.pending()] == ["event-0002", "event-0001", "event-0003"]
+    assert remote.inbox.pending() == ()
+    assert late.hand_over() == 3
+    assert list(late.accept([make(3), make(4)])) == [False, True]
+    assert [event.event_id for event in remote.inbox.pending()] == [
+        "event-0002",
+        "event-0001",
+        "event-0003",
+        "event-0004",
+    ]
 
 
 def test_a_crash_between_handing_over_and_deleting_repeats_nothing(remote: Away, tmp_path: Path) -> None:
@@ -102,3 +111,29 @@ def test_a_file_of_somebody_else_holds_nobody_up(remote: Away, tmp_path: Path) -
     assert late.hand_over() >= 1
     assert [event.event_id for event in remote.inbox.recent()] == ["event-0001"]
     assert not list((tmp_path / "late").glob("*.json"))
+
+
+def test_one_that_does_not_answer_is_not_waited_for(remote: Away, tmp_path: Path) -> None:
+    answers = threading.Event()
+
+    def accept(events: Sequence[RepositoryEvent]) -> Sequence[bool]:
+        answers.wait(20)
+        return remote.accept(events)
+
+    late = LateEvents(tmp_path / "late", accept, patience=0.1)
+    assert list(late.accept([make(1)])) == [True]
+    assert list(late.accept([make(2)])) == [True]
+    assert remote.inbox.recent() == ()
+    answers.set()
+    assert late.hand_over() == 2
+    assert sorted(event.event_id for event in remote.inbox.recent()) == ["event-0001", "event-0002"]
+
+
+def test_what_nobody_thought_of_is_raised(tmp_path: Path) -> None:
+    def accept(_: Sequence[RepositoryEvent]) -> Sequence[bool]:
+        raise RuntimeError("a bug")
+
+    late = LateEvents(tmp_path / "late", accept)
+    with pytest.raises(RuntimeError):
+        late.accept([make(1)])
+    assert not late.is_waiting()
