@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -89,8 +90,10 @@ class Reporter:
     def __init__(self, project: Project, book: RunBook, say: Say, patience: Patience | None = None) -> None:
         from maestro_dagster.project.run_report import Collector
         from maestro_dagster.project.webhook import ForgeFile
+        from maestro_dagster.telemetry.redaction import Redactor
 
-        settings = project.settings
+        settings, redactor = project.settings, Redactor()
+        redactor.add_environment(os.environ)
         self._project, self._say = project, say
         self._forges = ForgeFile(project)
         self._told: dict[str, str] = {}  # the last trouble that was said, by what it is of
@@ -99,6 +102,7 @@ class Reporter:
             book,
             self.outbox,
             public_url=settings.public_url,
+            hide=redactor.hide_all,
             prefix="maestro" if settings.project_name == "default" else f"maestro/{settings.project_name}",
         )
         self._patience = patience

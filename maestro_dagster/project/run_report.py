@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from maestro_dagster.errors import JournalError
 from maestro_dagster.events.report import (
     ENDED,
     MOST_STEPS,
@@ -49,6 +50,7 @@ class Collector:
         outbox: where it goes.
         public_url: of this server, for links; None: none.
         prefix: of the names of statuses.
+        hide: what a forge may read of an error; a forge can be public.
         clock: seconds since the epoch.
 
     """
@@ -60,11 +62,12 @@ class Collector:
         *,
         public_url: str | None = None,
         prefix: str = "maestro",
+        hide: Callable[[str], str] = lambda text: text,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._book, self._outbox = book, outbox
         self._public_url = public_url.rstrip("/") if public_url else None
-        self._prefix, self._clock = prefix, clock
+        self._prefix, self._hide, self._clock = prefix, hide, clock
         self._newest: str | None = None  # the newest run of the last look
         self._clones: Mapping[str, str] = {}
 
@@ -101,13 +104,25 @@ class Collector:
         for run_id, repository, mark, noted_at in watched:
             if run_id in waiting and mark == "requested":
                 continue
-            row = self._book.run(run_id)
+            row = self._find(run_id)
+            if row is None:
+                self._outbox.put([], {run_id: ("lost", True)}, now)
+                continue
             new = self._mark(row, now)
             over = new.startswith("ended") or now - noted_at > _YOUNG
             if new != mark or over:
                 wishes = self._wishes(row, repository, new)
                 changed += self._outbox.put(wishes, {run_id: (new, over)}, now)
         return changed
+
+    def _find(self, run_id: str) -> RunRow | None:
+        """None: a journal from a backup may be older than the outbox."""
+        try:
+            return self._book.run(run_id)
+        except JournalError as error:
+            if error.error_code != "run-unknown":
+                raise
+            return None
 
     def _mark(self, row: RunRow, now: float) -> str:
         """What of a run has been told: it is told again when this changes."""
@@ -144,7 +159,9 @@ class Collector:
             cost_nano=_sum([_line(step).cost_nano for step in steps]) if ended else None,
             evidence=row.evidence_digest,
             url=self._url(row),
-            problem="the run has ended and there is no evidence of it" if unproven else _problem(row, steps),
+            problem="the run has ended and there is no evidence of it"
+            if unproven
+            else self._hide(_problem(row, steps)),
             steps=tuple(lines),
             more_steps=len(steps) - len(lines),
         )

@@ -11,6 +11,7 @@ import pytest
 
 from maestro_dagster.database.sqlite import SqliteDatabase
 from maestro_dagster.engine.row import RunRow, StepRow
+from maestro_dagster.errors import JournalError
 from maestro_dagster.events.outbox import TABLES, WORDING, Outbox
 from maestro_dagster.project.run_report import Collector
 
@@ -45,6 +46,8 @@ class Book:
 
     def run(self, run_id: str) -> RunRow:
         self.looks += 1
+        if run_id not in self.rows:
+            raise JournalError("no such run", code="run-unknown")
         return self.rows[run_id]
 
     def statuses(self, status: str) -> list[tuple[str, bool]]:
@@ -164,6 +167,24 @@ def test_a_pull_request_is_known_by_its_number(book: Book, outbox: Outbox) -> No
         book.rows[f"r{number}"] = make_row(f"r{number}", flow=f"f{number}", git=git)
     collector_of(book, outbox).collect(CLONES)
     assert [entry.target for entry in outbox.entries() if entry.kind == "comment"] == ["comment:shop:12"]
+
+
+def test_a_run_that_the_journal_lost_holds_up_nobody(book: Book, outbox: Outbox) -> None:
+    for run_id in ("r1", "r2"):
+        book.rows[run_id] = make_row(run_id, flow=run_id)
+    collector = collector_of(book, outbox)
+    collector.collect(CLONES)
+    del book.rows["r1"]
+    book.change("r2", status="succeeded", evidence_digest=DIGEST)
+    assert collector.collect(CLONES) == 1
+    assert outbox.watched() == []
+
+
+def test_a_forge_reads_no_secret(book: Book, outbox: Outbox) -> None:
+    book.rows["r1"] = make_row("r1", status="failed", evidence_digest=DIGEST)
+    collector = Collector(book, outbox, hide=lambda text: text.replace("tests", "***"), clock=lambda: NOW)
+    collector.collect(CLONES)
+    assert outbox.entries()[0].body["report"]["problem"] == "late: 3 *** failed"
 
 
 def test_a_run_without_a_commit_is_not_told_of(book: Book, outbox: Outbox) -> None:
