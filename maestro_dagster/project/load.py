@@ -22,7 +22,8 @@ def load_project(project: Project) -> Definitions:
     from maestro_dagster.project.modules import import_project_modules
     from maestro_dagster.translate.definition import build_definitions
 
-    return build_definitions(read_flows(project), import_project_modules(project.root))
+    modules = import_project_modules(project.root)
+    return build_definitions(read_flows(project), modules, pods=project.settings.pods)
 
 
 def read_flows(project: Project) -> list[Flow]:

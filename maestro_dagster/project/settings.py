@@ -99,6 +99,11 @@ class Settings:
     model_base_url: str | None = _setting(
         "base URL of an OpenAI-compatible model server", check="url?", default=None
     )
+    pods: bool = _setting(
+        "runs that Dagster launches on Kubernetes give each segment a pod, where a step asks for one (extra k8s)",
+        check="switch",
+        default=False,
+    )
     server_hosts: tuple[str, ...] = _setting(
         "names by which the server of `maestro dev` may be called, besides localhost and addresses",
         check="list",

@@ -17,11 +17,16 @@ T = TypeVar("T")
 
 
 def build_definitions(
-    flows: Sequence[Flow], modules: Sequence[ModuleType], translator: FlowTranslator | None = None
+    flows: Sequence[Flow],
+    modules: Sequence[ModuleType],
+    translator: FlowTranslator | None = None,
+    *,
+    pods: bool = False,
 ) -> dg.Definitions:
     """A job and assets for each flow; assets, checks, jobs, schedules, sensors and resources of the modules.
 
     A resource is known by the name of its variable. A `FlowTranslator` of a module replaces the default.
+    `pods` is that of `build_flow_job`.
     """
     translator = translator or next(iter(_named(modules, FlowTranslator).values()), FlowTranslator())
     resources: dict[str, Any] = {
@@ -36,7 +41,7 @@ def build_definitions(
         ],
         asset_checks=dg.load_asset_checks_from_modules(modules),
         jobs=[
-            *(build_flow_job(flow, translator) for flow in flows),
+            *(build_flow_job(flow, translator, pods=pods) for flow in flows),
             *_named(modules, dg.JobDefinition).values(),
             *_named(modules, UnresolvedAssetJobDefinition).values(),
         ],

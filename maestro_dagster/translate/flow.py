@@ -15,6 +15,7 @@ import dagster as dg
 from dagster._core.types.dagster_type import Any as DagsterAny
 from dagster._utils.warnings import disable_dagster_warnings
 
+from maestro_dagster.errors import ProjectError
 from maestro_dagster.manifest.model import Flow
 from maestro_dagster.translate.adoption import MANUAL_PARTITION, PARTITION_TAG
 from maestro_dagster.translate.check import check_specs
@@ -124,8 +125,14 @@ def build_flow_schedules(flow: Flow) -> list[dg.ScheduleDefinition]:
     ]
 
 
-def build_flow_job(flow: Flow | str | Path, translator: FlowTranslator | None = None) -> Any:
-    """The job of a flow, for `Definitions(jobs=...)`: all its assets, in one process."""
+def build_flow_job(
+    flow: Flow | str | Path, translator: FlowTranslator | None = None, *, pods: bool = False
+) -> Any:
+    """The job of a flow, for `Definitions(jobs=...)`: all its assets, in one process.
+
+    With `pods` each segment of a flow in which a step asks for a pod runs in one, launched by dagster-k8s.
+    Raises ProjectError (`pods-extra-missing`) when that is not installed.
+    """
     translator = translator or FlowTranslator()
     plan = plan_flow(read_if_path(flow), translator)
     return dg.define_asset_job(
@@ -133,5 +140,19 @@ def build_flow_job(flow: Flow | str | Path, translator: FlowTranslator | None = 
         selection=dg.AssetSelection.assets(*plan.keys.values()),
         description=plan.flow.description or None,
         tags={FLOW_TAG: plan.flow.name},
-        executor_def=dg.in_process_executor,
+        executor_def=_pod_executor() if pods and any(op.pod for op in plan.ops) else dg.in_process_executor,
     )
+
+
+def _pod_executor() -> dg.ExecutorDefinition:
+    """One pod after the other: a run is held by one process at a time."""
+    try:
+        from dagster_k8s import k8s_job_executor
+    except ImportError as error:
+        raise ProjectError(
+            "the setting pods needs dagster-k8s, which is not installed",
+            place="[tool.maestro] pods",
+            remedy="pip install 'maestro-dagster[k8s]'",
+            code="pods-extra-missing",
+        ) from error
+    return k8s_job_executor.configured({"max_concurrent": 1}, name="k8s")
