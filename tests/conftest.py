@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import importlib.util
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +40,23 @@ def corpus() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no corpus: set MAESTRO_CORPUS to its folder (looked at {folder})")
     return folder
+
+
+@pytest.fixture
+def collector() -> Iterator[Any]:
+    """A receiver of traces; see `collector.py`."""
+    spec = importlib.util.spec_from_file_location("collector", Path(__file__).with_name("collector.py"))
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    server = module.Collector()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,62 +22,6 @@ from maestro_dagster.telemetry.export import (
 from maestro_dagster.telemetry.span import Trace, run_span_id, trace_id_for
 
 
-class Collector(ThreadingHTTPServer):
-    """Speaks OTLP/HTTP as a collector does: 200 with a protobuf body, or what `status` says."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.status = 200
-        self.taken: list[ExportTraceServiceRequest] = []
-        self.headers: list[dict[str, str]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def spans(self) -> list[Any]:
-        return [
-            span
-            for request in self.taken
-            for group in request.resource_spans
-            for scope in group.scope_spans
-            for span in scope.spans
-        ]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        if self.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
-        if self.server.status == 200:
-            assert self.path == "/v1/traces"
-            assert self.headers["content-type"] == "application/x-protobuf"
-            self.server.taken.append(ExportTraceServiceRequest.FromString(body))
-            self.server.headers.append({key.lower(): value for key, value in self.headers.items()})
-        self.send_response(self.server.status)
-        self.send_header("content-type", "application/x-protobuf")
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Silent."""
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    server = Collector()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 def write_spans(folder: Path, run_id: str, count: int = 3) -> None:
     trace = Trace(folder, run_id, resource={name.SERVICE_NAME: "maestro"})
     root = trace.begin("run shop", name.RUN_SPAN, span_id=run_span_id(run_id), links=(("a" * 32, "b" * 16),))
@@ -92,13 +33,13 @@ def write_spans(folder: Path, run_id: str, count: int = 3) -> None:
     trace.close()
 
 
-def open_exporter(folder: Path, collector: Collector, **options: Any) -> TraceExporter:
+def open_exporter(folder: Path, collector: Any, **options: Any) -> TraceExporter:
     exporter = TraceExporter(folder, OtlpWire(collector.url, timeout=0.5, **options))
     assert exporter.open()
     return exporter
 
 
-def test_what_was_written_arrives_as_it_was(tmp_path: Path, collector: Collector) -> None:
+def test_what_was_written_arrives_as_it_was(tmp_path: Path, collector: Any) -> None:
     write_spans(tmp_path, "r1")
     exporter = open_exporter(tmp_path, collector, headers=parse_headers("X-Team = core ,api-key=abc=="))
     assert exporter.send_new() == (3, True)
@@ -122,7 +63,7 @@ def test_what_was_written_arrives_as_it_was(tmp_path: Path, collector: Collector
 
 
 @pytest.mark.parametrize("status", [500, 503, 401, 429])
-def test_what_nobody_took_is_sent_later(tmp_path: Path, collector: Collector, status: int) -> None:
+def test_what_nobody_took_is_sent_later(tmp_path: Path, collector: Any, status: int) -> None:
     write_spans(tmp_path, "r1")
     exporter = open_exporter(tmp_path, collector)
     collector.status = status
@@ -132,7 +73,7 @@ def test_what_nobody_took_is_sent_later(tmp_path: Path, collector: Collector, st
     exporter.close()
 
 
-def test_another_process_goes_on_where_one_ended(tmp_path: Path, collector: Collector) -> None:
+def test_another_process_goes_on_where_one_ended(tmp_path: Path, collector: Any) -> None:
     write_spans(tmp_path, "r1")
     first = open_exporter(tmp_path, collector)
     assert first.send_new() == (3, True)
@@ -146,7 +87,7 @@ def test_another_process_goes_on_where_one_ended(tmp_path: Path, collector: Coll
     other.close()
 
 
-def test_torn_and_foreign_lines_hold_nobody_up(tmp_path: Path, collector: Collector) -> None:
+def test_torn_and_foreign_lines_hold_nobody_up(tmp_path: Path, collector: Any) -> None:
     write_spans(tmp_path, "r1")
     path = tmp_path / "r1.jsonl"
     whole = path.read_bytes()
@@ -159,7 +100,7 @@ def test_torn_and_foreign_lines_hold_nobody_up(tmp_path: Path, collector: Collec
     exporter.close()
 
 
-def test_the_state_stays_small(tmp_path: Path, collector: Collector) -> None:
+def test_the_state_stays_small(tmp_path: Path, collector: Any) -> None:
     write_spans(tmp_path, "r1")
     exporter = open_exporter(tmp_path, collector)
     exporter.send_new()
@@ -174,7 +115,7 @@ def test_the_state_stays_small(tmp_path: Path, collector: Collector) -> None:
 
 
 def test_the_thread_tells_when_nobody_listens_and_when_somebody_does(
-    tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, collector: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("maestro_dagster.telemetry.export._FIRST_PAUSE", 0.05)
     write_spans(tmp_path, "r1")
