@@ -72,6 +72,10 @@ class LateEvents:
             raise found[0]
         return found[0]
 
+    def can_keep(self) -> bool:
+        """Whether this disk would take an event now."""
+        return os.access(self._folder if self._folder.exists() else self._folder.parent, os.W_OK)
+
     def is_waiting(self) -> bool:
         return any(self._names())
 

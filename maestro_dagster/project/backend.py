@@ -28,6 +28,7 @@ class Delivery(Protocol):
     def events(self) -> Sequence[RepositoryEvent]: ...
 
 
+_CHECK_SECONDS = 2.0
 _LATE_SECONDS = 2.0  # between tries to hand over what the inbox could not take
 
 
@@ -39,7 +40,7 @@ class Backend:
         receive: name of the URL, headers (lower case), raw body -> Delivery. Raises EventError.
         accept: events -> which were new; durable when it returns. Raises EventError.
         metrics: the text for Prometheus.
-        checks: what has to hold before the server is ready: name -> holds.
+        checks: what holds, by name: `deliveries` (can be taken in), `inbox` (can be reached), `loop` (runs).
         hide: a text without secrets.
         observe: is told of each answer: method, route, status, seconds.
         hosts: names that the server may be called by, besides loopback names and addresses.
@@ -83,7 +84,12 @@ def open_backend(project: Project) -> Backend:
     def checks() -> Mapping[str, bool]:
         from maestro_dagster.workers.guard import is_loop_running
 
-        return {"inbox": _holds(lambda: inbox.recent(1)), "loop": is_loop_running(project.home)}
+        reached = _holds(lambda: inbox.recent(1))
+        return {
+            "deliveries": reached or late.can_keep(),
+            "inbox": reached,
+            "loop": is_loop_running(project.home),
+        }
 
     (project.home / "logs").mkdir(parents=True, exist_ok=True)
     return Backend(
@@ -112,8 +118,15 @@ def _hand_over_later(late: LateEvents) -> None:
 
 
 def _holds(look: Callable[[], object]) -> bool:
-    try:
-        look()
-    except MaestroError:
-        return False
-    return True
+    """Within the time that whoever probes has: a database that is away would be waited for much longer."""
+    held: list[bool] = []
+
+    def act() -> None:
+        with contextlib.suppress(MaestroError):
+            look()
+            held.append(True)
+
+    thread = threading.Thread(target=act, name="check", daemon=True)
+    thread.start()
+    thread.join(_CHECK_SECONDS)
+    return bool(held)

@@ -34,7 +34,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
         receive=found.receive,
         accept=found.accept,
         metrics=found.metrics,
-        checks=lambda: {"inbox": found.ready, "loop": True},
+        checks=lambda: {"deliveries": found.ready, "inbox": False, "loop": True},
         log=found.log,
         hide=lambda text: text.replace(SECRET, "***"),
         hosts=("ci.example",),

@@ -18,7 +18,10 @@ def test_health_and_readiness(served: Served) -> None:
     assert (ready.status, ready.form["ready"], ready.form["ui"]) == (200, True, "loading")
     served.ready = False
     waiting = served.call("GET", "/readyz")
-    assert (waiting.status, waiting.form["checks"]) == (503, {"inbox": False, "loop": True})
+    assert (waiting.status, waiting.form["checks"]) == (
+        503,
+        {"deliveries": False, "inbox": False, "loop": True},
+    )
 
 
 def test_the_ui_says_what_it_is_at(served: Served) -> None:
