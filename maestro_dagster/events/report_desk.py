@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from maestro_dagster.errors import EventError
@@ -38,53 +37,18 @@ def can_report(forge: str) -> bool:
     return forge in _DESKS
 
 
-def find_api(name: str, forge: str, clone: str, api: str | None, allowed: Sequence[str] = ()) -> str:
+def find_api(name: str, forge: str, clone: str, api: str | None) -> str:
     """The URL of a forge's interface: the one that was named, or that of the public server.
 
-    http is for this machine and for `allowed` hosts, IPs and CIDRs only. Raises EventError (`report-api`).
+    Raises EventError (`report-api`) where there is neither.
     """
-    host = urlsplit(clone).hostname or clone.partition("@")[2].partition(":")[0] if clone else ""
+    host = urlsplit(clone).hostname or clone.partition("@")[2].partition(":")[0]
     url = (api or _PUBLIC.get((forge, host.lower()), "")).rstrip("/")
     if not url:
-        raise _bad(name, "it is not named, and not known for this server")
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname or "", parts.port
-    except ValueError:
-        raise _bad(name, "it is no URL") from None
-    if parts.username is not None or parts.query or parts.fragment or any(letter.isspace() for letter in url):
-        raise _bad(name, "it holds a user, a query or a space")
-    if not host or parts.scheme not in {"https", "http"}:
-        raise _bad(name, "it is not an https URL with a host")
-    if parts.scheme == "http" and not _is_near(host, allowed):
-        raise _bad(name, "a token that is sent over http can be read on the way")
+        raise EventError(
+            "it is not known where the forge is told of runs",
+            place=f"resources/forges.yaml, {name}, api",
+            remedy="give `api`, the https URL of the forge's API: docs/how-to/report-to-the-forge.md",
+            code="report-api",
+        )
     return url
-
-
-def _is_near(host: str, allowed: Sequence[str]) -> bool:
-    if host == "localhost" or host in allowed:
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return address.is_loopback or any(address in network for network in _networks(allowed))
-
-
-def _networks(allowed: Sequence[str]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    found = []
-    for text in allowed:
-        try:
-            found.append(ipaddress.ip_network(text, strict=False))
-        except ValueError:
-            continue  # a host's name
-    return found
-
-
-def _bad(name: str, why: str) -> EventError:
-    return EventError(
-        f"the `api` of a forge cannot be used: {why}",
-        place=f"resources/forges.yaml, {name}",
-        remedy="give the https URL of the forge's API; http only for this machine or network_allow_private",
-        code="report-api",
-    )

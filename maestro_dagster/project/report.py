@@ -58,7 +58,7 @@ def check_reporting(project: Project) -> tuple[int, int]:
 
     found = select_reported(ForgeFile(project).read())
     for forge in found:
-        find_api(forge.name, forge.forge, forge.clone, forge.api, project.settings.network_allow_private)
+        find_api(forge.name, forge.forge, forge.clone, forge.api)
     if not has_outbox(project):
         return len(found), 0
     outbox = open_outbox(project)
@@ -109,19 +109,23 @@ class Reporter:
         self._sender: Sender | None = None
         self._destinations: dict[str, Destination] = {}
         self._stop = threading.Event()
+        self._news = threading.Event()  # something is due: sending need not wait for its next pass
         self._threads: list[threading.Thread] = []
         self._sending: tuple[asyncio.AbstractEventLoop, asyncio.Task[list[Sent]]] | None = None
         self._forgot = 0.0
 
     def start(self) -> None:
-        for name, act in (("collect", self.collect), ("send", self.send)):
-            thread = threading.Thread(target=self._repeat, args=(act,), name=f"report-{name}", daemon=True)
+        for act in (self.collect, self.send):
+            thread = threading.Thread(
+                target=self._repeat, args=(act,), name=f"report-{act.__name__}", daemon=True
+            )
             thread.start()
             self._threads.append(thread)
 
     def stop(self) -> None:
         """What is under way is given up and stays due; the next start goes on with it."""
         self._stop.set()
+        self._news.set()
         sending = self._sending
         if sending is not None:
             with contextlib.suppress(RuntimeError):  # it ended just now
@@ -132,6 +136,8 @@ class Reporter:
     def collect(self) -> int:
         """From the journal to the outbox; how many places shall look different now."""
         changed = self._collector.collect({forge.clone: forge.name for forge in self._reported()})
+        if changed:
+            self._news.set()
         if changed and time.monotonic() - self._forgot > _FORGET_EVERY:
             self._forgot = time.monotonic()
             self.outbox.forget(time.time() - _FORGET_AFTER)
@@ -144,6 +150,8 @@ class Reporter:
         sent = asyncio.run(self._send())
         for one in sent:
             self._tell(one)
+        if any(one.error is None for one in sent):
+            self._news.set()  # there may be more than one batch
         return sent
 
     def find_destinations(self) -> dict[str, Destination]:
@@ -153,9 +161,8 @@ class Reporter:
 
         found = {}
         for forge in self._reported():
-            allowed = self._project.settings.network_allow_private
             try:
-                api = find_api(forge.name, forge.forge, forge.clone, forge.api, allowed)
+                api = find_api(forge.name, forge.forge, forge.clone, forge.api)
             except EventError as error:
                 self._say_once(forge.name, str(error))
                 continue
@@ -200,7 +207,13 @@ class Reporter:
         return EvidenceStore(self._project.evidence, self._project.evidence_url).read(run_id)
 
     def _repeat(self, act: Callable[[], object]) -> None:
-        while not self._stop.wait(PASS_SECONDS):
+        pause = self._news if act == self.send else self._stop
+        while True:
+            pause.wait(PASS_SECONDS)
+            if self._stop.is_set():
+                return
+            if pause is self._news:
+                pause.clear()
             try:
                 act()
                 self._told.pop(act.__name__, None)

