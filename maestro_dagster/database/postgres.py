@@ -92,6 +92,7 @@ class PostgresDatabase:
             number = next(self._numbers)
             try:
                 with self._transaction(self._note(number)) as connection:
+                    connection.begin()
                     yield connection
             except LostError as error:
                 if not (error.committing and self._was_committed(number)):
@@ -114,6 +115,7 @@ class PostgresDatabase:
                 number = next(self._numbers)
                 try:
                     with self._transaction(self._note(number)) as connection:
+                        connection.begin()
                         result = work(connection)
                 except LostError as error:
                     if error.committing and self._was_committed(number):
@@ -173,12 +175,16 @@ class PostgresDatabase:
 
 
 class PostgresConnection:
-    """One transaction: it begins with its first statement, in the same round trip."""
+    """One transaction: it begins with its first statement, in the same round trip, or before it."""
 
     def __init__(self, pool: Pool, head: str) -> None:
         self._pool, self._head = pool, head
         self._raw: RawConnection | None = None
         self._began = False
+
+    def begin(self) -> None:
+        """Who writes has waited for the lock when the block begins: what it reads from the clock is later."""
+        self.execute("SELECT 1")
 
     def execute(self, sql: str, values: Sequence[Any] = (), /) -> Rows:
         statement = convert_sql(sql)

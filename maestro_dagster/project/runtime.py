@@ -11,7 +11,7 @@ from maestro_dagster.project.root import Project, find_project
 if TYPE_CHECKING:
     from maestro_dagster.translate.runtime import Runtime
 
-_open: dict[tuple[int, Path, Path], Runtime] = {}
+_open: dict[tuple[int, Path, Path, str | None], Runtime] = {}
 
 
 def open_runtime(project: Project | Path | None = None) -> Runtime:
@@ -24,7 +24,7 @@ def open_runtime(project: Project | Path | None = None) -> Runtime:
 
     found = project if isinstance(project, Project) else find_project(project)
     # A forked child opens its own: databases and child processes belong to the process that opened them.
-    key = (os.getpid(), found.root, found.home)
+    key = (os.getpid(), found.root, found.home, found.settings.database)
     if key not in _open:
         _open[key] = Runtime(
             open_engine(found),

@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
+from maestro_dagster.database.interface import Database
 from maestro_dagster.engine.engine import Engine
 from maestro_dagster.engine.interface import RunView, StepOutcome
+from maestro_dagster.engine.journal import Journal
+from maestro_dagster.engine.schema import open_file, open_server
 from maestro_dagster.manifest.model import Flow
 
 NAME = "engine_support"
@@ -35,10 +38,47 @@ def support() -> ModuleType:
 
 
 @pytest.fixture
-def open_engine(tmp_path: Path, support: ModuleType) -> Iterator[Callable[..., Engine]]:
+def journal_kind(request: pytest.FixtureRequest) -> str:
+    """`sqlite`, or what a test file asks for by `parametrize("journal_kind", [...], indirect=True)`."""
+    return getattr(request, "param", "sqlite")
+
+
+@pytest.fixture
+def open_store(
+    journal_kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Database]]:
+    """Opens the same empty journal again and again."""
+    opened: list[Database] = []
+    if journal_kind == "postgres":
+        url = request.getfixturevalue("journal_server")
+
+    def open_one(home: Path = tmp_path) -> Database:
+        found = open_server(url, "t/p") if journal_kind == "postgres" else open_file(home / "journal.sqlite")
+        opened.append(found)
+        return found
+
+    if journal_kind == "postgres":
+        with open_one().write() as connection:
+            connection.execute("TRUNCATE flow, run, step, attempt, rate, lease")
+    yield open_one
+    for database in opened:
+        database.close()
+
+
+@pytest.fixture(scope="session")
+def journal_server(new_database: Callable[[], str]) -> str:
+    return new_database()
+
+
+@pytest.fixture
+def open_engine(
+    tmp_path: Path, support: ModuleType, journal_kind: str, open_store: Callable[..., Database]
+) -> Iterator[Callable[..., Engine]]:
     opened: list[Engine] = []
 
     def open_one(home: Path = tmp_path, **changes: Any) -> Engine:
+        if journal_kind == "postgres":
+            changes.setdefault("journal", Journal(open_store()))
         engine: Engine = support.make_engine(home, **changes)
         opened.append(engine)
         return engine

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from maestro_dagster.database.interface import Database
 from maestro_dagster.engine.engine import Engine
 from maestro_dagster.engine.journal import Journal
 from maestro_dagster.engine.lease import is_live
@@ -26,6 +27,8 @@ from maestro_dagster.engine.schema import check_journal, open_connection, open_f
 from maestro_dagster.engine.writer import Delivery, GroupWriter
 from maestro_dagster.errors import JournalError, MaestroError
 
+BOTH = pytest.mark.parametrize("journal_kind", ["sqlite", "postgres"], indirect=True)
+Store = Callable[[], Database]
 FLIPS = 5000 if os.environ.get("MAESTRO_SOAK") == "1" else 200
 
 
@@ -171,8 +174,9 @@ def test_a_full_disk_is_said_and_nothing_of_the_batch_is_kept(tmp_path: Path) ->
     writer.close()
 
 
-def test_what_is_submitted_together_shares_deliveries_and_keeps_its_order(tmp_path: Path) -> None:
-    writer = GroupWriter(open_file(tmp_path / "journal.sqlite"))
+@BOTH
+def test_what_is_submitted_together_shares_deliveries_and_keeps_its_order(open_store: Store) -> None:
+    writer = GroupWriter(open_store())
     delivered: list[list[int]] = []
     order: list[int] = []
     hold = threading.Event()
@@ -208,29 +212,29 @@ def code_of_closed(writer: GroupWriter) -> str:
     return caught.value.error_code
 
 
-def _insert(path: Path, start: int, count: int) -> None:
-    writer = GroupWriter(open_file(path))
+def _insert(database: Database, start: int, count: int) -> None:
+    writer = GroupWriter(database)
     for number in range(start, start + count):
         writer.call(lambda c, number=number: c.execute("INSERT INTO rate VALUES ('k', ?)", (number,)))  # type: ignore[misc]
     writer.close()
 
 
-def test_several_processes_share_the_file(tmp_path: Path) -> None:
-    path = tmp_path / "journal.sqlite"
+@BOTH
+def test_several_processes_share_the_file(open_store: Store) -> None:
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_insert, args=(path, number * 100, 25)) for number in range(3)]
+    workers = [context.Process(target=_insert, args=(open_store(), number * 100, 25)) for number in range(3)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
         assert worker.exitcode == 0
-    connection = open_connection(path)
-    assert connection.execute("SELECT count(DISTINCT at) FROM rate").fetchone()[0] == 75
-    connection.close()
+    with open_store().read() as connection:
+        assert connection.execute("SELECT count(DISTINCT at) FROM rate").fetchone()[0] == 75
 
 
-def test_a_forked_child_writes_and_reads_by_itself(tmp_path: Path, support: ModuleType) -> None:
-    journal = Journal(tmp_path / "journal.sqlite")
+@BOTH
+def test_a_forked_child_writes_and_reads_by_itself(open_store: Store, support: ModuleType) -> None:
+    journal = Journal(open_store())
     flow = support.make_flow({"id": "one"})
     journal.request([support.make_request("parent", flow)])
     assert len(journal.runs()) == 1
@@ -264,8 +268,9 @@ def test_opening_again_keeps_the_locks_of_this_process(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_the_rate_window_never_lets_more_through(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.sqlite")
+@BOTH
+def test_the_rate_window_never_lets_more_through(open_store: Store) -> None:
+    journal = Journal(open_store())
     passed: list[float] = []
     end = time.monotonic() + 0.5
     while time.monotonic() < end:
@@ -278,8 +283,9 @@ def test_the_rate_window_never_lets_more_through(tmp_path: Path) -> None:
         assert passed[index + 3] - passed[index] >= 0.07
 
 
-def test_leases_end_with_their_process_or_their_time(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal.sqlite")
+@BOTH
+def test_leases_end_with_their_process_or_their_time(open_store: Store) -> None:
+    journal = Journal(open_store())
     assert journal.take_lease("r", "a", 0.2)
     assert not journal.take_lease("r", "b", 0.2)
     assert journal.take_lease("r", "a", 0.2)

@@ -15,6 +15,7 @@ from maestro_dagster.errors import DeniedError, JournalError, KeyMissingError, U
 from maestro_dagster.evidence.verify import verify_bundle
 
 Perform = Callable[..., Any]
+pytestmark = pytest.mark.parametrize("journal_kind", ["sqlite", "postgres"], indirect=True)
 
 
 def read_claims(engine: Engine, run_id: str = "r1") -> dict[str, Any]:
@@ -433,10 +434,10 @@ def test_a_run_closed_in_the_middle_says_so_of_every_step(engine: Engine, suppor
 
 
 def test_the_rate_window_is_shared_by_runs(engine: Engine, perform: Perform, support: ModuleType) -> None:
-    rate = {"key": "k", "limit": 1, "per_seconds": 0.3}
+    rate = {"key": "k", "limit": 1, "per_seconds": 1.5}
     flow = support.make_flow({"id": "wait", "uses": "pkg:control/rate@1.0.0", "with": rate})
     perform(flow)
     outcomes, _ = perform(flow, "r2")
     assert outcomes[0].facts["waited_seconds"] > 0
-    assert engine.services.journal.acquire_rate("k", 1, 0.3) > 0
-    assert engine.services.journal.acquire_rate("other", 1, 0.3) == 0
+    assert engine.services.journal.acquire_rate("k", 1, 1.5) > 0
+    assert engine.services.journal.acquire_rate("other", 1, 1.5) == 0
