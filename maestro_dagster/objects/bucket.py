@@ -127,6 +127,7 @@ class Bucket:
             finally:
                 if not whole:
                     file.discard()
+                    file.closed = True  # or it would send its rest when it is collected
                     if not self._is_s3(files):  # some file systems show a file before its commit
                         self.remove(name)
             return whole
