@@ -44,6 +44,7 @@ class Redactor:
         self._secrets: set[str] = set()
         self._known: set[str] = set()
         self._runs: set[str] = set()
+        self.generation = 0  # grows with what it knows: what was found clean before may not be so now
         self._find: Callable[[str], list[tuple[int, int]]] | None = None
 
     def add(self, secret: str) -> None:
@@ -59,6 +60,7 @@ class Redactor:
             for secret in fresh:
                 self._known.update(spell_secret(secret))
             self._find = _finder(sorted(self._known, key=len, reverse=True)) if self._known else None
+            self.generation += 1
 
     def add_environment(self, environment: Mapping[str, str]) -> None:
         """The values of variables whose names speak of a secret: what a tool prints of its surroundings."""

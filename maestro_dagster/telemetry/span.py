@@ -33,6 +33,7 @@ CLIENT: Final = 3
 CONSUMER: Final = 5
 _OK, _ERROR = 1, 2
 _LONGEST_TEXT = 1024  # characters of an attribute
+_MOST_KEPT = 500  # values whose hidden form is remembered
 _MOST_BYTES = 64 * 1024 * 1024  # of one run's file: what follows is not kept
 
 
@@ -109,6 +110,8 @@ class Trace:
         self._ended = _LineFile(trace_path(folder, run_id))
         self._begun = _LineFile(open_path(folder, run_id))
         self._head = _resource_json(resource or {})
+        self._hidden: dict[str, str] = {}  # most values of a run are said again and again
+        self._generation = -1
 
     def begin(
         self,
@@ -129,7 +132,7 @@ class Trace:
             self.trace_id,
             span_id or new_span_id(),
             parent_id,
-            self._redactor.hide_all(title)[:_LONGEST_TEXT],
+            title,
             kind,
             time.time_ns() if start is None else round(start * 1e9),
             known,
@@ -176,7 +179,7 @@ class Trace:
         if span.parent_id:
             found["parentSpanId"] = span.parent_id
         found |= {
-            "name": span.name,
+            "name": self._hide(span.name),
             "kind": span.kind,
             "startTimeUnixNano": str(span.start),
             "endTimeUnixNano": str(span.end),
@@ -203,7 +206,12 @@ class Trace:
 
     def _hide(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self._redactor.hide_all(value)[:_LONGEST_TEXT]
+            if self._generation != self._redactor.generation or len(self._hidden) > _MOST_KEPT:
+                self._hidden, self._generation = {}, self._redactor.generation
+            known = self._hidden  # another thread may put a new one in its place meanwhile
+            if (found := known.get(value)) is None:
+                found = known[value] = self._redactor.hide_all(value)[:_LONGEST_TEXT]
+            return found
         return [self._hide(each) for each in value] if isinstance(value, list | tuple) else value
 
 

@@ -7,10 +7,14 @@ import json
 import random
 import string
 import threading
+from pathlib import Path
 
 import pytest
 
+from maestro_dagster.telemetry import name
 from maestro_dagster.telemetry.redaction import HIDDEN, Redactor, spell_secret
+from maestro_dagster.telemetry.span import Trace
+from maestro_dagster.telemetry.trace import read_trace
 
 LETTERS = string.ascii_letters + string.digits
 
@@ -182,3 +186,12 @@ HOSTILE = [
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_texts_take_no_quadratic_time(redactor: Redactor, text: str) -> None:
     assert redactor.hide_all(text)
+
+
+def test_a_span_hides_what_was_learned_after_the_last_one(redactor: Redactor, tmp_path: Path) -> None:
+    trace = Trace(tmp_path, "r1", redactor=redactor)
+    for _ in range(2):
+        with trace.span("a later-secret", name.CALL_SPAN, attributes={"said": ["later-secret"]}):
+            redactor.add("later-secret")
+    trace.close()
+    assert "later-secret" not in str([span.body for span in read_trace(tmp_path, "r1")])
