@@ -125,7 +125,9 @@ def back_up(
         work.copy_artifacts()
     now = datetime.now(UTC)
     secret = ("keys", "secrets") if sealed is None else ()
-    history = ("dagster",) if project.settings.database else ()  # tables that are Dagster's own
+    # Tables that are Dagster's own, and counters that other projects share.
+    history = ("dagster",) if project.settings.database else ()
+    shared = ("budgets",) if project.settings.budget_database else ()
     manifest = Manifest(
         id=f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z-{secrets.token_hex(3)}",
         created_at=f"{now:%Y-%m-%dT%H:%M:%SZ}",
@@ -133,7 +135,7 @@ def back_up(
         tenant=project.settings.tenant,
         release=version("maestro-dagster"),
         entries=tuple(sorted(work.entries, key=lambda entry: (entry.part, entry.path))),
-        left_out=(*(name for name in CHOICES if name in leave_out), *secret, *history),
+        left_out=(*(name for name in CHOICES if name in leave_out), *secret, *history, *shared),
         sealed=sealed,
         revision=work.revision,
         counts={"runs": work.moment.runs, "bundles": len(work.moment.bundles)},
