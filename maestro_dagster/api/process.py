@@ -65,6 +65,7 @@ def configure(app: ASGIApp) -> uvicorn.Config:
         log_level="warning",
         server_header=False,
         proxy_headers=False,  # nothing here depends on who the caller says it is
+        interface="asgi3",
         lifespan="off",
         limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,

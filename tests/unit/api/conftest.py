@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -26,10 +27,33 @@ if "api_support" not in sys.modules:  # importlib mode has no packages
 from api_support import SECRET, Served
 
 
+class Port:
+    """One server for all tests, which takes a second to come and go; each has an application of its own."""
+
+    def __init__(self) -> None:
+        self.app: Any = None
+        listener = listen("127.0.0.1", 0)
+        self.number = int(listener.getsockname()[1])
+        self.server = uvicorn.Server(configure(self))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listener]})
+        self.thread.start()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.app(scope, receive, send)
+
+
+@pytest.fixture(scope="session")
+def port() -> Iterator[Port]:
+    found = Port()
+    yield found
+    found.server.should_exit = True
+    found.thread.join(20)
+
+
 @pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
+def served(tmp_path: Path, port: Port) -> Iterator[Served]:
     inbox = Inbox(tmp_path / "inbox", tmp_path / "inbox" / "inbox.sqlite")
-    found = Served(inbox, tmp_path / "access.ndjson")
+    found = Served(inbox, tmp_path / "access.ndjson", port.number)
     backend = Backend(
         receive=found.receive,
         accept=found.accept,
@@ -39,14 +63,6 @@ def served(tmp_path: Path) -> Iterator[Served]:
         hide=lambda text: text.replace(SECRET, "***"),
         hosts=("ci.example",),
     )
-    listener = listen("127.0.0.1", 0)
-    found.port = listener.getsockname()[1]
-    server = uvicorn.Server(configure(build_app(backend, found.slot)))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        yield found
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        inbox.close()
+    port.app = build_app(backend, found.slot)
+    yield found
+    inbox.close()
