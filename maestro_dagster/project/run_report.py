@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _FIRST_LOOK = 8  # newest runs that an idle pass looks at
 _MOST_RUNS = 10_000  # of one look
+_BATCH = 100  # runs in one durable write
 _YOUNG = 7 * 86400.0  # seconds; older runs are not begun to be told of, and no longer waited for
 _EVIDENCE_SECONDS = 60.0  # that a run which has ended gets for its evidence
 _UNRUN = frozenset({"skipped", "cancelled", "waiting"})
@@ -101,19 +102,24 @@ class Collector:
             return 0
         waiting = {run_id for run_id, _ in self._book.statuses("requested")}
         now, changed = self._clock(), 0
+        wishes: list[Wish] = []
+        marks: dict[str, tuple[str, bool]] = {}
         for run_id, repository, mark, noted_at in watched:
             if run_id in waiting and mark == "requested":
                 continue
             row = self._find(run_id)
             if row is None:
-                self._outbox.put([], {run_id: ("lost", True)}, now)
+                marks[run_id] = ("lost", True)
                 continue
             new = self._mark(row, now)
             over = new.startswith("ended") or now - noted_at > _YOUNG
             if new != mark or over:
-                wishes = self._wishes(row, repository, new)
-                changed += self._outbox.put(wishes, {run_id: (new, over)}, now)
-        return changed
+                wishes += self._wishes(row, repository, new)
+                marks[run_id] = (new, over)
+            if len(marks) >= _BATCH:
+                changed += self._outbox.put(wishes, marks, now)
+                wishes, marks = [], {}
+        return changed + (self._outbox.put(wishes, marks, now) if marks else 0)
 
     def _find(self, run_id: str) -> RunRow | None:
         """None: a journal from a backup may be older than the outbox."""

@@ -33,7 +33,8 @@ from maestro_dagster.events.report_send import Patience, Sender, Sent
 
 BUNDLE = b"PK evidence"
 DIGEST = f"sha256:{hashlib.sha256(BUNDLE).hexdigest()}"
-QUICK = Patience(call=0.3, whole=5.0, claim=30.0)
+CALM = Patience(call=30.0, whole=120.0, claim=30.0)  # a busy machine is no reason to fail
+HURRIED = Patience(call=0.5, whole=120.0, claim=30.0)  # for a forge that stalls
 
 
 class Clock:
@@ -47,8 +48,8 @@ class Clock:
 class Office:
     """A forge, an outbox and a sender with a clock of their own."""
 
-    def __init__(self, forge: ForgeServer, folder: Path) -> None:
-        self.forge, self.clock, self.token = forge, Clock(), TOKEN
+    def __init__(self, forge: ForgeServer, folder: Path, patience: Patience = CALM) -> None:
+        self.forge, self.clock, self.token, self.patience = forge, Clock(), TOKEN, patience
         database = SqliteDatabase(folder / "outbox.sqlite", tables=TABLES, wording=WORDING)
         self.outbox = Outbox(database)
         self.sender = self.make_sender()
@@ -57,7 +58,12 @@ class Office:
         forge = self.forge
         there = {"shop": Destination("shop", forge.kind, forge.repository, forge.api)}
         return Sender(
-            self.outbox, there, lambda _: self.token, lambda _: BUNDLE, patience=QUICK, clock=self.clock
+            self.outbox,
+            there,
+            lambda _: self.token,
+            lambda _: BUNDLE,
+            patience=self.patience,
+            clock=self.clock,
         )
 
     def put(self, *reports: RunReport) -> None:
@@ -90,9 +96,9 @@ def report(standing: str = "succeeded", **changes: Any) -> RunReport:
 
 
 @contextmanager
-def office_of(kind: str, folder: Path) -> Iterator[Office]:
+def office_of(kind: str, folder: Path, patience: Patience = CALM) -> Iterator[Office]:
     with KINDS[kind]().serve() as forge:
-        office = Office(forge, folder)
+        office = Office(forge, folder, patience)
         yield office
         office.outbox.close()
 
@@ -184,7 +190,7 @@ FAULTS: dict[str, Fault] = {
        if fault not in {"500", "hang-up-after"}],
 )  # fmt: skip
 def test_a_bad_moment_is_waited_for_and_nothing_is_shown_twice(kind: str, fault: str, tmp_path: Path) -> None:
-    with office_of(kind, tmp_path) as office:
+    with office_of(kind, tmp_path, HURRIED if fault.startswith("stall") else CALM) as office:
         meet_everywhere(office, FAULTS[fault])
 
 
@@ -243,7 +249,7 @@ def test_what_is_refused_is_given_up_and_new_news_are_sent(office: Office) -> No
     office.put(report(number=None))
     sent = office.send_all()
     assert sent[-1].gave_up
-    assert len(sent) == QUICK.refused
+    assert len(sent) == CALM.refused
     assert office.outbox.counts()["given-up"] == 1
     office.forge.faults.clear()
     office.put(report(number=None, run_id="r2", requested_at=20.0))
@@ -400,10 +406,10 @@ def test_an_app_of_github_makes_checks(github: Office) -> None:
 
 def test_a_sender_that_died_is_followed_by_another(github: Office) -> None:
     github.put(report(number=None))
-    dead = github.outbox.claim("dead", 10, github.clock(), QUICK.claim)
+    dead = github.outbox.claim("dead", 10, github.clock(), CALM.claim)
     assert len(dead) == 1
     assert github.send() == []
-    github.clock.now += QUICK.claim + 1
+    github.clock.now += CALM.claim + 1
     assert [sent.error for sent in github.send()] == [None]
     assert github.forge.calls[0].method == "GET"  # it may have arrived: look first
 
