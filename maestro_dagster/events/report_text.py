@@ -135,8 +135,8 @@ def _details(report: RunReport, *, html: bool) -> str:
         return ""
     table = _step_table(report.steps, report.more_steps)
     if html:
-        count = len(report.steps) + report.more_steps
-        return f"<details><summary>{plain_name(report.flow)}: {count} steps</summary>\n\n{table}\n\n</details>"
+        head = f"{plain_name(report.flow)}: {len(report.steps) + report.more_steps} steps"
+        return f"<details><summary>{head}</summary>\n\n{table}\n\n</details>"
     return f"Steps of {code(report.flow)}\n\n{table}"
 
 
