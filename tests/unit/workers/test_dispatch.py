@@ -10,8 +10,10 @@ from maestro_dagster.errors import JournalError
 from maestro_dagster.workers.dispatch import (
     BLOCKED_SECONDS,
     EXIT_BLOCKED,
+    EXIT_BUSY,
     FOREIGN_SECONDS,
     MAX_DEATHS,
+    ORPHAN_SECONDS,
     Dispatcher,
     Requested,
 )
@@ -126,6 +128,18 @@ def test_a_run_that_waits_for_the_operator_is_never_given_up(bench: Bench) -> No
         bench.dispatcher.fill()
         assert bench.started() == []
         bench.now += BLOCKED_SECONDS + 1
+
+
+def test_a_run_that_another_loop_took_is_no_death(bench: Bench) -> None:
+    bench.board.waiting, bench.board.open_runs = [push("a")], {"a"}
+    for _ in range(MAX_DEATHS * 2):
+        bench.dispatcher.fill()
+        assert bench.started() == [("maestro", "a")]
+        bench.end(Job("maestro", "a"), EXIT_BUSY)
+        bench.dispatcher.fill()
+        assert bench.started() == [], "the other one gets a moment"
+        bench.now += ORPHAN_SECONDS + 1
+    assert bench.dispatcher.deaths == {}
 
 
 def test_a_run_is_never_started_twice_while_its_process_lives(bench: Bench) -> None:
