@@ -6,16 +6,15 @@ Both show a file whole or not at all, and both can say that a file was swapped b
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
 from maestro_dagster.costs.spool import write_error
 from maestro_dagster.errors import CostError
+from maestro_dagster.objects.bucket import hide_password, is_lost_race
 
 _DRAFT = ".draft-"
-_CONFLICT = "PreconditionFailed|ConditionalRequestConflict|At least one of the pre-conditions"
 
 
 class Folder(Protocol):
@@ -186,12 +185,8 @@ class RemoteFolder:
     def _compare(self, put: Any) -> bool:
         try:
             put()
-        except FileExistsError:
-            return False
         except Exception as error:
-            if re.search(
-                r"PreconditionFailed|ConditionalRequestConflict|At least one of the pre", str(error)
-            ):
+            if is_lost_race(error):
                 return False
             raise self._failure("written", error) from error
         return True
@@ -233,7 +228,3 @@ def open_folder(location: str | Path) -> LocalFolder | RemoteFolder:
             code="lake-location",
         ) from error
     return RemoteFolder(files, root)
-
-
-def hide_password(url: str) -> str:
-    return re.sub(r"(?<=://)[^/@]*@", "***@", url)
