@@ -98,7 +98,7 @@ def test_no_secret_stands_in_a_file(deploy: Path) -> None:
     for name in FILES:
         text = (deploy / "compose" / name).read_text(encoding="utf-8")
         for line in text.splitlines():
-            if re.search(r"(?i)(password|secret|token)\w*\s*[:=]", line.split("#", maxsplit=1)[0]):
+            if re.search(r"(?i)(password|secret|token)\w*\s*[:=]\s*\S", line.split("#", maxsplit=1)[0]):
                 assert re.search(r"\$\{|/run/secrets/|environment:|secrets: \[", line), line
 
 
