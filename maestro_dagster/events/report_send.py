@@ -175,9 +175,7 @@ class Sender:
         now, patience = self._clock(), self._patience
         longest = min(patience.longest_wait, patience.first_wait * 2 ** min(entry.tries, 30))
         due_at = now + max(error.retry_after or 0.0, _random.uniform(longest / 2, longest))
-        if error.error_code == "report-limited":
-            self._paused[entry.repository] = due_at
-        elif error.retryable:
+        if error.retryable:
             self._paused[entry.repository] = min(due_at, now + max(error.retry_after or 0.0, patience.quiet))
         waits = error.retryable or error.error_code in _REPAIRABLE
         give_up = now - entry.changed_at > patience.total or (

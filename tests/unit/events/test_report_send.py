@@ -298,7 +298,7 @@ def test_the_next_page_is_on_the_same_server(tmp_path: Path) -> None:
     with office_of("bitbucket", tmp_path) as office, GitHub().serve() as other:
         found = {"values": [], "next": f"{other.url}/2.0/more"}
         office.put(report())
-        office.forge.faults.extend([None, lambda *_: Answer(200, found)])
+        office.forge.faults.append(lambda *_: Answer(200, found))
         sent = office.send()
         assert [one.error.error_code for one in sent if one.error] == ["report-malformed"]
         assert other.calls == []
@@ -368,7 +368,9 @@ def test_the_evidence_is_attached_to_its_release_once(kind: str, fault: str | No
 
 def test_an_upload_that_broke_off_is_replaced(github: Office) -> None:
     release = github.forge.make_release("v1")
-    release["assets"].append({"id": 5, "name": "evidence-build-r1.zip", "size": 0, "state": "starter"})
+    release["assets"].append(
+        {"id": 5, "name": "evidence-build-r1.zip", "size": len(BUNDLE), "state": "starter"}
+    )
     github.put(report(number=None, ref="refs/tags/v1"))
     github.send_all()
     assert [(row["size"], row["state"]) for row in release["assets"]] == [(len(BUNDLE), "uploaded")]
