@@ -18,8 +18,8 @@ Cause = Literal["manual", "push", "poll", "event", "ui", "retry", "schedule", "d
 class RunRequest:
     """A wish for a run, durable and deduplicated on `run_id`.
 
-    `partition` is `<repository>@<ref>` for runs from a repository's event, else None. `reuse_from` names the run
-    whose finished steps are taken over (status `reused`); `selection` limits the steps that run.
+    `partition` is `<repository>@<ref>` for runs from a repository's event, else None. `reuse_from` names the
+    run whose finished steps are taken over (status `reused`); `selection` limits the steps that run.
     `actor` is who asked, in the clear: policy and the journal of runs see it; usage and evidence have
     the surrogate that `Services.subject_of` gives.
     """

@@ -145,9 +145,10 @@ def _shared_keys(secret: str) -> list[bytes]:
 
     Never a public one: whoever knows it could sign.
     """
-    if secret.startswith("whpk_") or secret == "whsec_":
+    text = secret.removeprefix("whsec_")
+    if secret.startswith("whpk_") or not text:
         return []
-    return [*_decode_key(secret.removeprefix("whsec_")), secret.encode()]
+    return [*_decode_key(text), secret.encode()]
 
 
 def _public_keys(secret: str) -> list[bytes]:

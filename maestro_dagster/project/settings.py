@@ -100,7 +100,7 @@ class Settings:
         "base URL of an OpenAI-compatible model server", check="url?", default=None
     )
     pods: bool = _setting(
-        "runs that Dagster launches on Kubernetes give each segment a pod, where a step asks for one (extra k8s)",
+        "runs that Dagster launches on Kubernetes: a segment with a step that asks for a pod gets one",
         check="switch",
         default=False,
     )
