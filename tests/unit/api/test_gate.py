@@ -62,6 +62,14 @@ def test_no_query_by_get(served: Served, reached: list[tuple[str, str]], method:
     assert reached == []
 
 
+@pytest.mark.parametrize("path", ["/dagster//graphql%0a", "/dagster/graphql%0A", "/dagster/%00", "/%7f"])
+def test_no_path_with_control_characters(
+    served: Served, reached: list[tuple[str, str]], path: str
+) -> None:  # routes end with `$`, which a newline at the end satisfies
+    assert served.call("GET", f"{path}?query=mutation%7Bx%7D").status == HTTPStatus.BAD_REQUEST
+    assert reached == []
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 def test_no_other_method(served: Served, reached: list[tuple[str, str]], method: str) -> None:
     assert served.call(method, GRAPHQL, QUERY, JSON).status == HTTPStatus.METHOD_NOT_ALLOWED

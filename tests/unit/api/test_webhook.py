@@ -233,3 +233,55 @@ def test_a_head_that_does_not_end_is_given_up(served: Served, monkeypatch: pytes
 def test_a_head_that_grows_too_large_is_refused(served: Served) -> None:
     assert b" 431 " in talk(served.port, HEAD + b"x: " + b"a" * (connection.HEAD_BYTES + 1)).splitlines()[0]
     assert served.push(("event-0001", "refs/heads/main")).status == HTTPStatus.ACCEPTED
+
+
+def is_ended(peer: socket.socket, seconds: float = 5.0) -> bool:
+    """Whether the server ends the connection, after whatever it still has to say."""
+    peer.settimeout(seconds)
+    try:
+        while peer.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+@pytest.mark.parametrize("more", [b"\r\n", b"a"], ids=["empty line", "rest of a body"])
+def test_a_connection_is_not_kept_for_what_comes_after_its_answer(
+    served: Served, monkeypatch: pytest.MonkeyPatch, more: bytes
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
+    size = b"content-length: 1000\r\n" if more == b"a" else b""
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as peer:
+        peer.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n" + size + b"\r\n")
+        assert peer.recv(65536).startswith(b"HTTP/1.1 200 ")
+        peer.sendall(more)
+        assert is_ended(peer)
+
+
+@pytest.mark.parametrize("path", [b"GET /healthz", b"POST /webhooks/shop"])
+def test_fields_behind_a_body_are_as_limited_as_a_head(served: Served, path: bytes) -> None:
+    field = b"x: " + b"a" * 4000 + b"\r\n"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as peer:
+        peer.sendall(path + b" HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n")
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 100 * connection.HEAD_BYTES:
+                peer.sendall(field)
+                sent += len(field)
+        assert sent < 100 * connection.HEAD_BYTES
+        assert is_ended(peer)
+    assert served.push(("event-0001", "refs/heads/main")).status == HTTPStatus.ACCEPTED
+
+
+def test_a_connection_is_kept_for_one_request_after_another(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.3)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as peer:
+        for _ in range(3):
+            peer.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+            assert peer.recv(65536).startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.4)
