@@ -41,6 +41,7 @@ from maestro_dagster.project.backup_source import (
     open_source,
     store_file,
     store_settled,
+    walk_events,
     walk_files,
 )
 from maestro_dagster.project.backup_statement import (
@@ -112,13 +113,15 @@ def back_up(
     _refuse_inside(project, target)
     work = _Backup(project, open_store(target), say)
     sealed = _seal(project, passphrase, work)
-    with hold_folder(project.spool, project.home / "scratch") as spool:
+    scratch = project.home / "scratch"
+    with hold_folder(project.spool, scratch) as spool, hold_folder(project.inbox, scratch) as events:
         spool.hold(walk_files)
         work.note_usage()
         if "lake" not in leave_out:
             work.copy_lake()
-        work.copy_databases(spool)
+        work.copy_databases(spool, events)
         work.copy_spool(spool.held)
+        work.copy_events(events.held)
     work.copy_state()
     work.copy_evidence()
     if "artifacts" not in leave_out:
@@ -231,14 +234,16 @@ class _Backup:
         if url := self.project.settings.database:
             self.usage = read_usage(url)
 
-    def copy_databases(self, spool: HeldFolder) -> None:
-        """All databases as of the backup's moment."""
+    def copy_databases(self, spool: HeldFolder, events: HeldFolder) -> None:
+        """All databases as of the backup's moment, and hold of the events that were not in them yet."""
         paths, _ = find_databases(self.project)
         url = self.project.settings.database
         with TemporaryDirectory(prefix="maestro-backup-") as folder:
             spool.hold(walk_files)
+            events.hold(walk_events)
             at = time.time()  # not later: what began after it was in nobody's journal
             with pin_databases(paths) as pinned:
+                events.hold(walk_events)
                 if url:
                     self.revision, *rows = dump_tables(url, Path(folder), self._keep_table, self.usage)
                     self.moment = read_moment(at, *rows)
@@ -253,9 +258,17 @@ class _Backup:
             cut = self.moment.cut_lineage if name.parts[0] == "lineage" else self.moment.cut_usage
             self._keep_state(path, Path("spool") / name, cut if path.suffix == ".ndjson" else None)
 
+    def copy_events(self, held: Path) -> None:
+        """Those that wait beside the inbox; one that is in its table by then is known by its id."""
+        for path in walk_files(held):
+            self._keep_state(path, Path("inbox") / path.relative_to(held), None)
+
     def copy_state(self) -> None:
+        kept = {entry.path for entry in self.entries if entry.part == "home"}
         for path in find_state_files(self.project):
             name = path.relative_to(self.project.home)
+            if name.as_posix() in kept:
+                continue
             cut = None
             if name.parts[0] == "traces":
                 cut = partial(self.moment.cut_trace, run_id=path.stem)

@@ -96,6 +96,12 @@ def walk_files(folder: Path) -> Iterator[Path]:
             yield path
 
 
+def walk_events(inbox: Path) -> Iterator[Path]:
+    """Files of events that the inbox's table does not have yet: they go away once it has them."""
+    for name in ("new", "late"):
+        yield from walk_files(inbox / name)
+
+
 def find_databases(project: Project) -> tuple[list[Path], list[Path]]:
     """SQLite files of the state folder, the inbox before the journal that takes from it; and of the lake."""
     first = [project.home / "inbox" / "inbox.sqlite", project.journal]

@@ -332,7 +332,8 @@ def _staging(project: Project) -> Iterator[Path]:
     home = project.home
     home.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=f".{home.name}.restoring-", dir=home.parent))
-    stage.chmod(0o755)
+    if home.is_dir():  # else nobody but the operator reads it, as after `maestro init`
+        stage.chmod(home.stat().st_mode & 0o777)
     try:
         yield stage
     finally:

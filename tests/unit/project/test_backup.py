@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from maestro_dagster.artifacts.store import open_store
-from maestro_dagster.errors import MaestroError
+from maestro_dagster.errors import MaestroError, ProjectError
 from maestro_dagster.evidence.key import make_key
 from maestro_dagster.evidence.verify import verify_bundle
 from maestro_dagster.project.backup import back_up, open_statements
@@ -134,6 +134,59 @@ def test_everything_comes_back(project: Project, target: str) -> None:
     assert (project.keys / "maestro.pem").stat().st_mode & 0o777 == 0o600
     assert run_hello(project, "later") == "succeeded"
     assert [path.name for path in project.root.iterdir() if path.name.startswith(".maestro")] == [".maestro"]
+
+
+@pytest.mark.parametrize("mode", [None, 0o750])
+def test_a_restored_state_folder_is_as_closed_as_before(
+    project: Project, target: str, mode: int | None
+) -> None:
+    assert project.home.stat().st_mode & 0o777 == 0o700
+    back_up(project, target, passphrase=PASSPHRASE)
+    lose(project)
+    if mode is not None:  # made by the operator beforehand
+        project.home.mkdir()
+        project.home.chmod(mode)
+    restore(project, target, passphrase=PASSPHRASE)
+    assert project.home.stat().st_mode & 0o777 == (mode or 0o700)
+
+
+@pytest.mark.parametrize("kind", ["new", "late"])
+def test_an_event_that_gets_into_the_inbox_meanwhile_is_not_missed(
+    project: Project, target: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maestro_dagster.events.interface import RepositoryEvent
+    from maestro_dagster.events.late import LateEvents
+    from maestro_dagster.project import backup
+    from maestro_dagster.project.intake import open_inbox
+
+    event = RepositoryEvent("event-0001", "/srv/shop.git", "0" * 40, "a" * 40, "refs/heads/main", 1.0)
+
+    def refuse(_: object) -> list[bool]:
+        raise ProjectError("the inbox is away")
+
+    with closing(open_inbox(project)) as inbox:
+        if kind == "new":
+            (project.inbox / "new" / "one.json").write_text(json.dumps(event.to_json()))
+        else:
+            LateEvents(project.inbox / "late", refuse).accept([event])
+        late = LateEvents(project.inbox / "late", inbox.accept)
+        copy = backup.copy_database
+
+        def copy_slowly(*given: Any) -> None:
+            inbox.ingest()
+            late.hand_over()
+            copy(*given)
+
+        monkeypatch.setattr(backup, "copy_database", copy_slowly)
+        back_up(project, target, passphrase=PASSPHRASE)
+        assert [each.event_id for each in inbox.recent()] == ["event-0001"]
+        assert not any((project.inbox / kind).iterdir())
+    lose(project)
+    restore(project, target, passphrase=PASSPHRASE)
+    with closing(open_inbox(project)) as inbox:
+        inbox.ingest()
+        LateEvents(project.inbox / "late", inbox.accept).hand_over()
+        assert [each.event_id for each in inbox.recent()] == ["event-0001"]
 
 
 def test_a_second_backup_stores_only_what_is_new(project: Project, target: str) -> None:
