@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -13,13 +15,13 @@ from maestro_dagster.api.problem import ProblemError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-TOTAL_BYTES = 128 * 1024 * 1024  # of all bodies that are being read
+TOTAL_BYTES = 128 * 1024 * 1024  # of all bodies that are being read, or wait to be worked on
 
 
 class BodyReader:
     """Reads whole bodies: `limit` is of one, in bytes, `seconds` to send it in, `total` of all at once.
 
-    A body counts towards the total while it is read.
+    A body counts towards the total until the block of `hold` ends.
     """
 
     def __init__(self, limit: int, seconds: float, total: int = TOTAL_BYTES) -> None:
@@ -27,6 +29,16 @@ class BodyReader:
         self._seconds = seconds
         self._total = total
         self._held = 0
+
+    @asynccontextmanager
+    async def hold(self, request: Request) -> AsyncIterator[bytes]:
+        """The body, for as long as somebody needs it. Raises what `read` raises."""
+        body = await self.read(request)
+        size = len(body)
+        try:
+            yield body
+        finally:
+            self._held -= size
 
     async def read(self, request: Request) -> bytes:
         """Raises ProblemError: 400, 408, 411, 413, 415, 503."""
@@ -59,6 +71,7 @@ class BodyReader:
     async def _collect(self, request: Request) -> bytes:
         parts: list[bytes] = []
         size = 0
+        whole = False
         try:
             async for part in request.stream():
                 size += len(part)
@@ -74,9 +87,11 @@ class BodyReader:
                         remedy="send it again",
                         headers={"retry-after": "1", "connection": "close"},
                     )
+            whole = True
             return b"".join(parts)
         finally:
-            self._held -= size
+            if not whole:
+                self._held -= size
 
     def _too_large(self) -> ProblemError:
         return ProblemError(
@@ -99,14 +114,14 @@ class WholeBody:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        body: bytes | None = await self._reader.read(Request(scope, receive))
+        async with self._reader.hold(Request(scope, receive)) as body:
+            given = False
 
-        async def replay() -> Message:
-            nonlocal body
-            if body is None:
-                return await receive()  # that the caller has gone
-            message = {"type": "http.request", "body": body, "more_body": False}
-            body = None
-            return message
+            async def replay() -> Message:
+                nonlocal given
+                if given:
+                    return await receive()  # that the caller has gone
+                given = True
+                return {"type": "http.request", "body": body, "more_body": False}
 
-        await self._app(scope, replay, send)
+            await self._app(scope, replay, send)

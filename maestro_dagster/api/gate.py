@@ -56,7 +56,7 @@ class Gate:
         path = scope["path"]
         if any(letter < " " or letter == "\x7f" for letter in path):
             # `$` in a pattern of routes also matches before a newline, so there are two names for one page.
-            raise ProblemError(HTTPStatus.BAD_REQUEST, "path-control", "the path has control characters")
+            raise ProblemError(HTTPStatus.NOT_FOUND, "not-found", "there is nothing here")
         if not path.startswith(_OPEN):
             self._check_host(headers)
         if path == UI or path.startswith(f"{UI}/"):

@@ -40,10 +40,10 @@ def webhook_endpoint(backend: Backend) -> Callable[[Request], Awaitable[Response
 
     async def receive_webhook(request: Request) -> Response:
         name = request.path_params["name"]
-        body = await reader.read(request)
         try:
-            delivery = await run_in_threadpool(backend.receive, name, _headers(request), body)
-            new = await acceptor.accept(delivery.events)
+            async with reader.hold(request) as body:
+                delivery = await run_in_threadpool(backend.receive, name, _headers(request), body)
+                new = await acceptor.accept(delivery.events)
         except MaestroError as error:
             if error.error_code == "webhook-unsupported":
                 return _accepted(request, None, [], ignored=backend.hide(error.fact))

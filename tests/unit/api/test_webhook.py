@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import json
 import socket
 import sqlite3
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 
 import pytest
 from api_support import SECRET, Served, talk
+from starlette.requests import Request
+from starlette.types import Message
 
 from maestro_dagster.api import body, connection, webhook
+from maestro_dagster.api.problem import ProblemError
 from maestro_dagster.errors import DatabaseError, EventError
 
 HEAD = f"POST /webhooks/shop HTTP/1.1\r\nhost: 127.0.0.1\r\nx-signature: {SECRET}\r\n".encode()
@@ -216,6 +222,45 @@ def test_bodies_that_are_too_many_at_once_come_again(served: Served, monkeypatch
         assert (answer.status, answer.form["code"]) == (503, "body-crowded")
         small = served.call("POST", "/webhooks/shop", b"[]", {"x-signature": SECRET})
         assert small.status == HTTPStatus.ACCEPTED  # what was held is given back
+
+
+def test_bodies_that_wait_to_be_worked_on_are_limited_too() -> None:
+    async def act() -> None:
+        reader = body.BodyReader(100, 5.0, total=100)
+        async with reader.hold(make_request(60)) as first:
+            assert len(first) == 60
+            with pytest.raises(ProblemError, match="too many large bodies"):
+                await reader.read(make_request(60))
+            async with reader.hold(make_request(40)):
+                pass
+        async with reader.hold(make_request(100)):
+            pass
+        assert reader._held == 0
+
+    asyncio.run(act())
+
+
+def test_a_delivery_is_held_until_it_is_answered(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    readers: list[body.BodyReader] = []
+    hold = body.BodyReader.hold
+
+    def note(self: body.BodyReader, request: Request) -> AbstractAsyncContextManager[bytes]:
+        readers.append(self)
+        return hold(self, request)
+
+    monkeypatch.setattr(body.BodyReader, "hold", note)
+    served.pause = lambda: held.append(readers[-1]._held)
+    assert served.push(("event-0001", "refs/heads/main")).status == HTTPStatus.ACCEPTED
+    assert held == [len(json.dumps([["event-0001", "refs/heads/main"]]))]
+    assert readers[-1]._held == 0
+
+
+def make_request(size: int) -> Request:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"a" * size, "more_body": False}
+
+    return Request({"type": "http", "method": "POST", "headers": []}, receive)
 
 
 def test_a_connection_that_ends_within_the_body_loses_nobody_else(served: Served) -> None:

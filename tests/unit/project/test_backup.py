@@ -156,8 +156,8 @@ def test_an_event_that_gets_into_the_inbox_meanwhile_is_not_missed(
 ) -> None:
     from maestro_dagster.events.interface import RepositoryEvent
     from maestro_dagster.events.late import LateEvents
-    from maestro_dagster.project import backup
     from maestro_dagster.project.intake import open_inbox
+    from maestro_dagster.project.snapshot import copy_database
 
     event = RepositoryEvent("event-0001", "/srv/shop.git", "0" * 40, "a" * 40, "refs/heads/main", 1.0)
 
@@ -170,14 +170,13 @@ def test_an_event_that_gets_into_the_inbox_meanwhile_is_not_missed(
         else:
             LateEvents(project.inbox / "late", refuse).accept([event])
         late = LateEvents(project.inbox / "late", inbox.accept)
-        copy = backup.copy_database
 
         def copy_slowly(*given: Any) -> None:
             inbox.ingest()
             late.hand_over()
-            copy(*given)
+            copy_database(*given)
 
-        monkeypatch.setattr(backup, "copy_database", copy_slowly)
+        monkeypatch.setattr("maestro_dagster.project.backup.copy_database", copy_slowly)
         back_up(project, target, passphrase=PASSPHRASE)
         assert [each.event_id for each in inbox.recent()] == ["event-0001"]
         assert not any((project.inbox / kind).iterdir())
