@@ -70,6 +70,8 @@ class HashedFiles:
 
     def _find(self, name: str, accepted: bool) -> _File:
         """Raises ProblemError (404)."""
+        if {"", ".", ".."} & set(name.split("/")):  # one file under many names would be kept under each
+            raise _missing()
         key = (name, accepted)
         with self._lock:
             if (kept := self._kept.get(key)) is not None:
@@ -91,7 +93,7 @@ class HashedFiles:
                 raise FileNotFoundError
             data = path.read_bytes()
         except (OSError, ValueError):  # ValueError: a NUL in the name
-            raise ProblemError(HTTPStatus.NOT_FOUND, "not-found", "there is nothing here") from None
+            raise _missing() from None
         suffix = path.suffix.lower()
         packed = accepted and suffix in _PACKED
         tag = hashlib.sha256(data).hexdigest()[:24]
@@ -101,3 +103,7 @@ class HashedFiles:
             _TYPES.get(suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream",
             f'"{tag}{"-gzip" if packed else ""}"',
         )
+
+
+def _missing() -> ProblemError:
+    return ProblemError(HTTPStatus.NOT_FOUND, "not-found", "there is nothing here")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import unquote, urlsplit
 
+_IN_QUERY = ("password", "sslpassword")  # libpq takes both there as well
+
 
 def show_url(url: str) -> str:
     """Without user, password and options."""
@@ -13,9 +15,11 @@ def show_url(url: str) -> str:
 
 
 def hide_url(text: str, url: str) -> str:
-    """`text` without the URL and its password: what a driver says may repeat either."""
-    password = urlsplit(url).password
-    for secret in (url, password, unquote(password) if password else None):
+    """`text` without the URL and its passwords: what a driver says may repeat any of them."""
+    parts = urlsplit(url)
+    pairs = (pair.partition("=") for pair in parts.query.split("&"))
+    passwords = [parts.password, *(value for key, _, value in pairs if unquote(key) in _IN_QUERY)]
+    for secret in (url, *passwords, *(unquote(each) for each in passwords if each)):
         if secret:
             text = text.replace(secret, "***")
     return text

@@ -53,6 +53,7 @@ def test_a_picture_is_sent_as_it_is(served: Served, files: Path) -> None:
     "name",
     [
         *("no.js", "", "chunks", "link.js", "%00", "/etc/passwd", "%2fetc%2fpasswd", "a" * 300),
+        *("./logo.png", "chunks/../logo.png", "x/../logo.png", "chunks//a-1f.js"),  # kept under one name only
         *("../secret.js", "%2e%2e/secret.js", "..%2fsecret.js", "chunks/..%2f..%2fsecret.js"),
     ],
 )
