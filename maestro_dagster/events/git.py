@@ -63,6 +63,16 @@ def fetch_into(folder: Path, url: str, *refs: str, header: str | None, seconds: 
     """
     quiet = ("--quiet", "--no-tags", "--prune", "--no-write-fetch-head", "--no-recurse-submodules", "--force")
     arguments = ["-C", str(folder), *_SAFE, *_REMOTE, "-c", "safe.directory=*", "fetch", *quiet]
+    run([*arguments, "--", url, *refs], url, seconds=seconds, environment=_remote_environment(url, header))
+
+
+def run_git_remote(url: str, *arguments: str, header: str | None = None, seconds: float = 30.0) -> bytes:
+    """As `run_git`, for a command that speaks to a remote repository (`ls-remote`); `header` as above."""
+    environment = _remote_environment(url, header)
+    return run([*_REMOTE, *arguments, "--", url], url, seconds=seconds, environment=environment)
+
+
+def _remote_environment(url: str, header: str | None) -> dict[str, str]:
     environment = _environment(None, "file:git:http:https:ssh") | _outside()
     if header is not None:
         parts = urlsplit(url)
@@ -71,13 +81,7 @@ def fetch_into(folder: Path, url: str, *refs: str, header: str | None, seconds: 
             "GIT_CONFIG_KEY_0": f"http.{parts.scheme}://{parts.netloc}/.extraHeader",
             "GIT_CONFIG_VALUE_0": f"Authorization: {header}",
         }
-    run([*arguments, "--", url, *refs], url, seconds=seconds, environment=environment)
-
-
-def run_git_remote(url: str, *arguments: str, seconds: float = 30.0) -> bytes:
-    """As `run_git`, for a command that speaks to a remote repository (`ls-remote`)."""
-    environment = _environment(None, "file:git:http:https:ssh")
-    return run([*arguments, "--", url], url, seconds=seconds, environment=environment)
+    return environment
 
 
 def run(arguments: list[str], place: str, *, seconds: float, environment: dict[str, str]) -> bytes:

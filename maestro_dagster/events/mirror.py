@@ -96,7 +96,7 @@ class Mirrors:
         error: EventError | None = None
         try:
             with self._slots:
-                update_mirror(path, event, url, self._header(event.repository))
+                update_mirror(path, event, url, find_header(event.repository, self._credential))
         except EventError as found:
             error = found
         except Exception as found:  # noqa: BLE001 - a thread has nobody above it that would hear
@@ -107,13 +107,6 @@ class Mirrors:
         self._news = True
         if error is None:
             _tidy(path)
-
-    def _header(self, repository: str) -> str | None:
-        url = strip_credentials(repository)
-        parts = urlsplit(url)
-        if parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(parts.hostname)):
-            return own_credential(repository) or self._credential(url)
-        return None
 
 
 def find_mirror(folder: Path, url: str) -> Path:
@@ -150,6 +143,15 @@ def own_credential(url: str) -> str | None:
         return None
     pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
+
+
+def find_header(repository: str, credential: Credential = lambda _: None) -> str | None:
+    """The `Authorization` for a URL: its own, or what `credential` knows; None where others would hear it."""
+    url = strip_credentials(repository)
+    parts = urlsplit(url)
+    if parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(parts.hostname)):
+        return own_credential(repository) or credential(url)
+    return None
 
 
 def update_mirror(path: Path, event: RepositoryEvent, url: str, header: str | None = None) -> None:

@@ -19,6 +19,7 @@ from maestro_dagster.events.git import run_git, run_git_remote
 from maestro_dagster.events.hook import is_hooked
 from maestro_dagster.events.inbox import Inbox
 from maestro_dagster.events.interface import RepositoryEvent
+from maestro_dagster.events.mirror import find_header, strip_credentials
 
 _FIRST_SIGHT = "."  # no ref is called so: the row says that the repository was seen
 _SEE = (
@@ -67,7 +68,9 @@ def is_remote(repository: str) -> bool:
 def read_refs(repository: str) -> dict[str, str]:
     """Branches and tags with the object each points to."""
     if is_remote(repository):
-        lines = run_git_remote(repository, "ls-remote", "--heads", "--tags", "--refs")
+        # A password in the URL would be seen in the arguments, and in errors.
+        url, header = strip_credentials(repository), find_header(repository)
+        lines = run_git_remote(url, "ls-remote", "--heads", "--tags", "--refs", header=header)
     else:
         lines = run_git(
             repository, "for-each-ref", "--format=%(objectname)\t%(refname)", "refs/heads", "refs/tags"

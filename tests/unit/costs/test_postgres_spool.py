@@ -508,7 +508,7 @@ def test_a_project_with_a_database_publishes_what_one_without_does(
     (folder / "assets" / "greet.yaml").write_text(FLOW)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MAESTRO_PROJECT_NAME", uuid.uuid4().hex)
-    monkeypatch.setenv("MAESTRO_DATABASE", url)
+    monkeypatch.setenv("MAESTRO_DATABASE", new_database())
     monkeypatch.setenv("MAESTRO_ICEBERG", "true")
 
     def call(*arguments: str) -> Any:

@@ -15,6 +15,7 @@ from git_server import GitServer, serve_git
 
 from maestro_dagster.errors import EventError
 from maestro_dagster.events import git as git_room
+from maestro_dagster.events.inbox import Inbox
 from maestro_dagster.events.interface import Kind, RepositoryEvent
 from maestro_dagster.events.mirror import (
     Mirrors,
@@ -22,6 +23,7 @@ from maestro_dagster.events.mirror import (
     make_credential,
     strip_credentials,
 )
+from maestro_dagster.events.refs import Poll, poll_repositories
 from maestro_dagster.events.source import read_changed_paths, read_commit_facts, read_event_facts
 
 Git = Any  # of conftest.py
@@ -207,6 +209,30 @@ def test_a_password_in_a_url_is_used_and_taken_out(git: Git, server: GitServer, 
     with pytest.raises(EventError) as caught:
         mirrors.find(event(url, "d" * 40))
     assert "s3cr" not in str(caught.value)
+
+
+def test_a_password_in_a_url_that_is_polled_is_used_and_not_shown(
+    git: Git, server: GitServer, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[list[str]] = []
+
+    def note(arguments: list[str], *given: Any, **named: Any) -> bytes:
+        told.append(arguments)
+        return run(arguments, *given, **named)
+
+    run = git_room.run
+    monkeypatch.setattr(git_room, "run", note)
+    server.password = "s3cr%t"
+    url = server.url.replace("http://", "http://me:s3cr%25t@") + "/shop.git"
+    git.commit()
+    git.push()
+    assert poll_repositories(inbox, [url]) == Poll((), ())
+    git.commit()
+    git.push()
+    assert len(poll_repositories(inbox, [url]).events) == 1
+    server.password = "another"
+    (problem,) = poll_repositories(inbox, [url]).problems
+    assert "s3cr" not in f"{problem} {told}"
 
 
 def test_a_credential_is_not_taken_elsewhere(git: Git, server: GitServer, tmp_path: Path) -> None:
