@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 from starlette.concurrency import run_in_threadpool
@@ -22,10 +23,18 @@ async def tell_health(_: Request) -> Response:
 
 
 def ready_endpoint(backend: Backend, ui: Callable[[], str]) -> Callable[[Request], Awaitable[Response]]:
-    """`ui` gives `ready`, `loading`, `failed` or `off`; without it deliveries are taken in all the same."""
+    """`ui` gives `ready`, `loading`, `failed` or `off`; without it deliveries are taken in all the same.
+
+    Who asks while somebody else's look goes on gets what that finds: it may last seconds, and the threads
+    are those of the deliveries.
+    """
+    look: asyncio.Task[Mapping[str, bool]] | None = None
 
     async def tell_ready(_: Request) -> Response:
-        checks = dict(await run_in_threadpool(backend.checks))
+        nonlocal look
+        if look is None or look.done():
+            look = asyncio.create_task(run_in_threadpool(backend.checks))
+        checks = dict(await asyncio.shield(look))
         ready = all(held for name, held in checks.items() if name != "inbox")
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
         return JSONResponse({"ready": ready, "checks": checks, "ui": ui()}, status, _HEADERS)

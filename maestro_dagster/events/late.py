@@ -105,7 +105,9 @@ class LateEvents:
         data = json.dumps([event.to_json() for event in events]).encode()
         temporary, path = self._folder / f"{name}.tmp", self._folder / f"{name}.json"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            if not self._folder.is_dir():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                _sync_folder(self._folder.parent)
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 
+import pytest
 from api_support import Served
+from starlette.requests import Request
 
 from maestro_dagster.api import access
 from maestro_dagster.api.access import AccessLog
+from maestro_dagster.api.health import ready_endpoint
+from maestro_dagster.project.backend import Backend
 
 
 def test_health_and_readiness(served: Served) -> None:
@@ -22,6 +28,32 @@ def test_health_and_readiness(served: Served) -> None:
         503,
         {"deliveries": False, "inbox": False, "loop": True},
     )
+
+
+def test_looks_that_last_do_not_take_the_threads_of_deliveries(tmp_path: Path) -> None:
+    calls: list[float] = []
+
+    def checks() -> dict[str, bool]:
+        calls.append(time.monotonic())
+        time.sleep(0.5)
+        return {"deliveries": True, "inbox": False, "loop": True}
+
+    backend = Backend(
+        receive=lambda *_: pytest.fail(),
+        accept=lambda _: (),
+        metrics=bytes,
+        checks=checks,
+        log=tmp_path / "log",
+    )
+    answer = ready_endpoint(backend, lambda: "off")
+
+    async def act() -> list[int]:
+        found = await asyncio.gather(*(answer(Request({"type": "http"})) for _ in range(100)))
+        found.append(await answer(Request({"type": "http"})))
+        return [one.status_code for one in found]
+
+    assert asyncio.run(act()) == [HTTPStatus.OK] * 101
+    assert len(calls) == 2  # the hundred at once, and the one later
 
 
 def test_the_ui_says_what_it_is_at(served: Served) -> None:

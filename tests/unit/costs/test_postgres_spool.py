@@ -508,7 +508,8 @@ def test_a_project_with_a_database_publishes_what_one_without_does(
     (folder / "assets" / "greet.yaml").write_text(FLOW)
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MAESTRO_PROJECT_NAME", uuid.uuid4().hex)
-    monkeypatch.setenv("MAESTRO_DATABASE", new_database())
+    database = new_database()
+    monkeypatch.setenv("MAESTRO_DATABASE", database)
     monkeypatch.setenv("MAESTRO_ICEBERG", "true")
 
     def call(*arguments: str) -> Any:
@@ -532,7 +533,7 @@ def test_a_project_with_a_database_publishes_what_one_without_does(
     assert call("cost", "explain", run_id) == explained
     spool = open_spool(project)
     assert (spool.days(), lineage_days(spool.lineage)) == ((), ())
-    table = open_catalogue(open_lake(project.lake), name_scope(project), url).load_table(
+    table = open_catalogue(open_lake(project.lake), name_scope(project), database).load_table(
         "maestro.usage_daily"
     )
     assert sorted(table.scan().to_arrow().column("event_id").to_pylist()) == sorted(

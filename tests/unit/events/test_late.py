@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -52,6 +53,28 @@ def test_what_comes_while_the_inbox_is_away_gets_there_as_it_was(remote: Away, t
     assert again.hand_over() == 1
     assert sorted(remote.inbox.recent(), key=lambda event: event.event_id) == kept
     assert not again.is_waiting()
+
+
+def test_the_first_event_is_durable_with_its_folder(
+    remote: Away, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+
+    def note(handle: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", note)
+    remote.away = True
+    late = LateEvents(tmp_path / "inbox" / "late", remote.accept)
+    late.accept([make(1)])
+    folder = tmp_path / "inbox"
+    assert synced[0] == str(folder)  # or a power cut takes the folder, with all that is in it
+    assert synced[-1] == str(folder / "late")
+    synced.clear()
+    late.accept([make(2)])
+    assert str(folder) not in synced
 
 
 def test_what_waits_goes_first(remote: Away, tmp_path: Path) -> None:
