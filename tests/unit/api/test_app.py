@@ -39,7 +39,7 @@ def test_looks_that_last_do_not_take_the_threads_of_deliveries(tmp_path: Path) -
         return {"deliveries": True, "inbox": False, "loop": True}
 
     backend = Backend(
-        receive=lambda *_: pytest.fail(),
+        receive=lambda *_: pytest.fail("no delivery comes"),
         accept=lambda _: (),
         metrics=bytes,
         checks=checks,

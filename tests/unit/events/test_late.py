@@ -62,7 +62,7 @@ def test_the_first_event_is_durable_with_its_folder(
     sync = os.fsync
 
     def note(handle: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{handle}"))
+        synced.append(str(Path(f"/proc/self/fd/{handle}").readlink()))
         sync(handle)
 
     monkeypatch.setattr(os, "fsync", note)
