@@ -32,11 +32,14 @@ MONEY = {  # column of the lake, DECIMAL(18,9) USD -> field of an event and of a
     "usd_cache_write": "nano_cache_write",
 }
 _DIFFERENCES = (*MONEY, "occurred_at")  # all differ, and neighbours are near each other
+# What zstd makes less than a fifth smaller is left as it is: 1 % more bytes, 5 % less time to add them up.
+_DENSE = (*_DIFFERENCES, "tenant", "project", "flow", "step", "provider", "model", "price", "subject")
 # Money as 64-bit integers: half the work of reading it as bytes. Files of before are read as well.
 USAGE_LAYOUT: dict[str, Any] = {
     "store_decimal_as_integer": True,
     "use_dictionary": [name for name in COLUMNS if name not in (*_DIFFERENCES, "event_id")],
     "column_encoding": dict.fromkeys(_DIFFERENCES, "DELTA_BINARY_PACKED"),
+    "compression": {name: "none" if name in _DENSE else "zstd" for name in COLUMNS},
 }
 _EARLIER = {"project": "default", "retention_tier": "standard-365d"}
 
