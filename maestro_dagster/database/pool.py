@@ -87,7 +87,9 @@ class Pool:
                 return connection, act(connection)
             except psycopg2.Error as error:
                 lost = is_lost(connection, error)
-                if connection is not None:
+                if connection is not None and lost:
+                    connection.close()
+                elif connection is not None:
                     self.give(connection)
                 if not lost or not self._reached or time.monotonic() > stop:
                     raise self.fault(error) from error
@@ -194,11 +196,15 @@ def is_lost(connection: RawConnection | None, error: Exception) -> bool:
 
     The driver does not always notice: its own word for a connection that broke may be that it is open.
     """
+    from psycopg2 import DatabaseError, OperationalError
     from psycopg2.extensions import TRANSACTION_STATUS_UNKNOWN
 
     state = getattr(error, "pgcode", None) or ""
-    if connection is None:
-        return not state or state.startswith(("08", "57P"))
-    if connection.closed or connection.get_transaction_status() == TRANSACTION_STATUS_UNKNOWN:
+    if state.startswith(("08", "57P")) or (connection is None and not state):
         return True
-    return state.startswith(("08", "57P"))
+    # A server says its reason with a state; without one it is the line that speaks.
+    if not state and type(error) in {DatabaseError, OperationalError}:
+        return True
+    return connection is not None and bool(
+        connection.closed or connection.get_transaction_status() == TRANSACTION_STATUS_UNKNOWN
+    )

@@ -306,3 +306,16 @@ def test_a_pool_has_no_more_connections_than_it_may(url: str) -> None:
     connection.close()
     found.close()
     assert 0 < most <= pool.MOST + 1, "one may be just saying good-bye"
+
+
+def test_an_error_without_a_state_is_the_lines_own(url: str) -> None:
+    """The driver may say that a connection is open whose server has just died."""
+    connection = psycopg2.connect(url)
+    try:
+        assert pool.is_lost(connection, psycopg2.DatabaseError("server closed the connection unexpectedly"))
+        assert not pool.is_lost(connection, psycopg2.ProgrammingError("can't adapt type 'object'"))
+        with pytest.raises(psycopg2.Error) as refused:
+            pool.send(connection, "SELECT 1 / 0")
+        assert not pool.is_lost(connection, refused.value)
+    finally:
+        connection.close()
