@@ -7,10 +7,8 @@ import os
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -25,42 +23,9 @@ moto = pytest.importorskip("moto.server")
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """The server's requests run one by one: it looks and writes in two steps, S3 in one."""
-    from werkzeug.serving import make_server
-
-    lock = threading.Lock()
-    application = moto.DomainDispatcherApplication(moto.create_backend_app)
-
-    def answer(environ: Any, start: Any) -> Any:
-        with lock:
-            return list(application(environ, start))
-
-    server = make_server("127.0.0.1", 0, answer, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @pytest.fixture
-def url(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in {
-        "AWS_ENDPOINT_URL": endpoint,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    bucket = f"b-{uuid.uuid4().hex[:12]}"
-    s3fs.S3FileSystem().mkdir(bucket)
-    return f"s3://{bucket}/prefix"
+def url(s3_bucket: str) -> str:
+    return f"{s3_bucket}/prefix"
 
 
 def code_of(call: Callable[[], object]) -> str:

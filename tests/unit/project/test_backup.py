@@ -6,8 +6,7 @@ import json
 import shutil
 import sqlite3
 import threading
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -441,59 +440,30 @@ def test_databases_are_copied_as_of_one_moment(project: Project, target: str, ke
     assert counts[1] - counts[0] < 200  # pinned within moments, not copied one after the other
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    pytest.importorskip("s3fs")
-    running = pytest.importorskip("moto.server").ThreadedMotoServer(
-        ip_address="127.0.0.1", port=0, verbose=False
-    )
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
-@pytest.fixture
-def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    name = f"b-{uuid.uuid4().hex[:12]}"
-    s3fs.S3FileSystem().mkdir(name)
-    return f"s3://{name}"
-
-
-def test_out_of_and_into_object_stores(project: Project, bucket: str, key: Path) -> None:
-    back_up(project, f"{bucket}/backups")
+def test_out_of_and_into_object_stores(project: Project, s3_bucket: str, key: Path) -> None:
+    back_up(project, f"{s3_bucket}/backups")
     away = open_project(
         project.root,
         {
             "MAESTRO_HOME": str(project.root / "state"),
-            "MAESTRO_ARTIFACT_STORE": f"{bucket}/artifacts",
-            "MAESTRO_EVIDENCE": f"{bucket}/evidence",
-            "MAESTRO_LAKE": f"{bucket}/lake",
+            "MAESTRO_ARTIFACT_STORE": f"{s3_bucket}/artifacts",
+            "MAESTRO_EVIDENCE": f"{s3_bucket}/evidence",
+            "MAESTRO_LAKE": f"{s3_bucket}/lake",
         },
     )
-    done = restore(away, f"{bucket}/backups", keys=[key])
+    done = restore(away, f"{s3_bucket}/backups", keys=[key])
     assert done.receipts == RUNS + 1
     shutil.copytree(project.keys, away.keys, dirs_exist_ok=True)
-    again = back_up(away, f"{bucket}/backups")
+    again = back_up(away, f"{s3_bucket}/backups")
     assert again.bundles == RUNS + 1
-    manifest = newest(f"{bucket}/backups")
+    manifest = newest(f"{s3_bucket}/backups")
     assert {entry.part for entry in manifest.entries} == {"home", "artifacts", "evidence", "lake"}
     before = {entry.path: entry.digest for entry in manifest.part("lake")}
     assert before
     lake = {path: data for path, data in content(Path(project.lake)).items() if not path.startswith(".")}
     assert set(before) == set(lake)
     other = open_project(
-        project.root, {"MAESTRO_HOME": str(project.root / "third"), "MAESTRO_LAKE": f"{bucket}/lake"}
+        project.root, {"MAESTRO_HOME": str(project.root / "third"), "MAESTRO_LAKE": f"{s3_bucket}/lake"}
     )
-    refused = code_of(lambda: restore(other, f"{bucket}/backups", keys=[key]))
+    refused = code_of(lambda: restore(other, f"{s3_bucket}/backups", keys=[key]))
     assert refused == "restore-occupied"
