@@ -121,14 +121,29 @@ def _children(pid: int) -> list[int]:
 
 
 ON_POSTGRES = os.environ.get("MAESTRO_TEST_POSTGRES") == "1"  # the same tests, on the other database
+ON_S3 = os.environ.get("MAESTRO_TEST_S3") == "1"  # and with artifacts, evidence and lake in a bucket
 
 
 @pytest.fixture
-def yard(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Yard]:
+def new_project(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """Makes a project whose state lies where the environment of the tests wants it."""
+
+    def make(root: Path) -> None:
+        init_project(root)
+        if ON_POSTGRES:
+            add_setting(root, "database", request.getfixturevalue("new_database")())
+        if ON_S3:
+            bucket = request.getfixturevalue("s3_bucket")
+            for name in ("artifact_store", "evidence", "lake"):
+                add_setting(root, name, f"{bucket}/{name}")
+
+    return make
+
+
+@pytest.fixture
+def yard(tmp_path: Path, new_project: Callable[[Path], None]) -> Iterator[Yard]:
     root = tmp_path / "shop"
-    init_project(root)
-    if ON_POSTGRES:
-        add_setting(root, "database", request.getfixturevalue("new_database")())
+    new_project(root)
     for path in (root / "assets").glob("*.yaml"):
         path.unlink()
     with open_yard(find_project(root)) as made:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -27,7 +27,6 @@ import pytest
 from maestro_dagster.events.interface import run_id_for
 from maestro_dagster.project.intake import open_intake
 from maestro_dagster.project.root import Project, find_project
-from maestro_dagster.project.scaffold import init_project
 from maestro_dagster.project.services import open_engine
 
 SOAK = os.environ.get("MAESTRO_SOAK") == "1"
@@ -108,8 +107,8 @@ class Receiver:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    init_project(tmp_path / "yard")
+def project(tmp_path: Path, new_project: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> Project:
+    new_project(tmp_path / "yard")
     for path in (tmp_path / "yard/assets").glob("*.yaml"):
         path.unlink()
     (tmp_path / "yard/assets/on-any.yaml").write_text(FLOW)
