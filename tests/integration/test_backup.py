@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,24 @@ def make_flow(witness: Path) -> dict[str, Any]:
     return {"name": "kept", "version": "1.0.0", "on": [{"event": "push"}], "tasks": tasks}
 
 
-def test_a_backup_under_load_restores_and_goes_on(yard: Any, tmp_path: Path) -> None:
+@pytest.fixture
+def lose_database(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """What of a project lies on servers is empty again: its database, its lake, its evidence."""
+
+    def lose(root: Path) -> None:
+        path = root / "pyproject.toml"
+        text = path.read_text()
+        for line in text.splitlines():
+            if line.startswith("database = "):
+                text = text.replace(line, f'database = "{request.getfixturevalue("new_database")()}"')
+            elif line.startswith(("lake = ", "evidence = ")):
+                text = text.replace(line, line[:-1] + '-restored"')
+        path.write_text(text)
+
+    return lose
+
+
+def test_a_backup_under_load_restores_and_goes_on(yard: Any, lose_database: Any, tmp_path: Path) -> None:
     yard.write_flow(make_flow(tmp_path / "witness"))
     bare, work = tmp_path / "lib.git", tmp_path / "lib"
     git("init", "--quiet", "--bare", "--initial-branch=main", str(bare), where=tmp_path)
@@ -63,6 +81,7 @@ def test_a_backup_under_load_restores_and_goes_on(yard: Any, tmp_path: Path) -> 
     lost = yard.project.home.rename(tmp_path / "lost")
     (yard.project.home).mkdir()
     (lost / "keys").rename(yard.project.keys)
+    lose_database(yard.project.root)
     project = open_project(yard.project.root, {})
     done = restore(project, target)
     assert done.receipts == reports[-1].bundles > 0
@@ -75,13 +94,13 @@ def test_a_backup_under_load_restores_and_goes_on(yard: Any, tmp_path: Path) -> 
         closed = [run for run in known.values() if run.evidence_digest is not None]
         assert len(closed) == done.receipts
         for run in closed:
-            assert verify_bundle(Path(str(run.evidence_path)), [public]).ok
+            assert verify_bundle(engine.services.evidence.read(run.run_id), [public]).ok
         yard.start()
         yard.engine, before = engine, yard.engine
         for run_id in known:
             view = yard.wait_closed(run_id, 120)
             assert view.status == "succeeded"
-            report = verify_bundle(Path(str(view.evidence)), [public])
+            report = verify_bundle(engine.services.evidence.read(run_id), [public])
             assert (report.problems, report.claims) == ((), 3)
     finally:
         yard.engine = before if "before" in locals() else yard.engine
