@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -66,11 +66,14 @@ def listener() -> Iterator[tuple[int, list[str]]]:
 
 
 def test_a_hostile_commit_gets_nothing_and_its_evidence_verifies(
-    tmp_path: Path, sentinel: subprocess.Popen[bytes], listener: tuple[int, list[str]]
+    tmp_path: Path,
+    new_project: Callable[[Path], None],
+    sentinel: subprocess.Popen[bytes],
+    listener: tuple[int, list[str]],
 ) -> None:
     port, visits = listener
     shop = tmp_path / "shop"
-    _maestro(tmp_path, "init", str(shop))
+    new_project(shop)
     key = (shop / ".maestro/keys/maestro.pem").read_bytes()
     source = (Path(__file__).parent / "hostile_test_source.py").read_text(encoding="utf-8")
     for mark, value in {
