@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog="""\b
-Each line is one span: the push, the run, its segments, every attempt of a step, every call to the
-outside. `x` marks what failed, `.` what still goes on.
+Each line is one span: the push, the run, its admission, its segments, every attempt of a step, every
+call to the outside. `x` marks what failed, `.` what still goes on.
 
 \b
 Example:

@@ -23,7 +23,7 @@ from maestro_dagster.engine.row import FINAL, RunRow, StepRow, dump
 from maestro_dagster.engine.schedule import Skip, Standing, build_graph, judge
 from maestro_dagster.engine.services import Services
 from maestro_dagster.engine.settlement import Settler, format_time, waiting_row
-from maestro_dagster.engine.trace import finish_trace, pack_trace, unpack_trace
+from maestro_dagster.engine.trace_closing import finish_trace, pack_trace, unpack_trace
 from maestro_dagster.engine.trying import bill_events, open_budget
 from maestro_dagster.errors import EvidenceError, JournalError, KeyMissingError, MaestroError, StepError
 from maestro_dagster.evidence.bundle import build_bundle
@@ -159,19 +159,24 @@ def _final_status(
         return "denied", None
     if run.cancel is not None and any(row.status == "cancelled" for row in rows.values()):
         return "cancelled", None
+    if run.decision is None:  # its steps are skipped, and skipped steps alone do not fail a run
+        return ("failed", _incomplete(run, "it was admitted")) if run.cancel is None else ("cancelled", None)
     for task in flow.tasks:
         if rows[task.id].status == "failed":
             return "failed", rows[task.id].error
     for task in flow.tasks:
         if rows[task.id].status == "cancelled":
-            error = JournalError(
-                f"the run ended before {task.id} could begin",
-                place=f"run {run.run_id}",
-                remedy=f"`maestro retry {run.run_id}` runs what is missing",
-                code="run-incomplete",
-            )
-            return "failed", error.to_json()
+            return "failed", _incomplete(run, f"{task.id} could begin")
     return "succeeded", None
+
+
+def _incomplete(run: RunRow, what: str) -> Mapping[str, str]:
+    return JournalError(
+        f"the run ended before {what}",
+        place=f"run {run.run_id}",
+        remedy=f"`maestro retry {run.run_id}` runs what is missing",
+        code="run-incomplete",
+    ).to_json()
 
 
 def _write_lineage(services: Services, run: RunRow, steps: Sequence[StepRow]) -> None:

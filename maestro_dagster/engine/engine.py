@@ -12,13 +12,14 @@ import random
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.engine.interface import RunRequest, RunView, StepOutcome
 from maestro_dagster.engine.log import read_log
 from maestro_dagster.engine.process import mark_process
-from maestro_dagster.engine.row import RunRow, StepRow
+from maestro_dagster.engine.row import FINAL, RunRow, StepRow, hide_git
 from maestro_dagster.engine.services import Services
 from maestro_dagster.errors import UsageError
 
@@ -74,18 +75,25 @@ class Engine:
         from maestro_dagster.engine.admission import assess, decision_from_json
         from maestro_dagster.engine.closing import close_run, no_key
         from maestro_dagster.engine.redaction import hide_decision, learn_secrets
+        from maestro_dagster.engine.trace import record_admission
+        from maestro_dagster.policy.interface import Decision
 
         run = self.services.journal.run(run_id)
+        if run.decision is None and run.status in FINAL:
+            # Given up before anybody decided: its evidence says so, and nobody may decide any more.
+            return Decision(allow=False, verdicts=(), engine="", input_digest="")
         if run.decision is None:
             if self.services.signer is None:
                 raise no_key(self.services, run_id)
+            start = time.time_ns()
             request = self._request_of(run)
             assessment = assess(self.services, request)
             learn_secrets(self.services, run, request.flow, assessment.steps)
             decision = hide_decision(self.services, assessment.decision.to_json())
             # The operator's files as they are now: what they are at the end may differ.
             pinned = {**decision, "pins": dict(self.services.pins)}
-            self.services.journal.decide(run_id, pinned)
+            if self.services.journal.decide(run_id, pinned):
+                record_admission(self.services, run_id, decision, start)
             run = self.services.journal.run(run_id)
         stored = decision_from_json(run.decision or {})
         if not stored.allow:
@@ -220,6 +228,7 @@ class Engine:
     def _view(self, run: RunRow, rows: Sequence[StepRow]) -> RunView:
         known = {row.step: row for row in rows if row.iteration < 0}
         flow = self.services.journal.flow(run.flow_digest)
+        hide = self.services.redactor.hide
         steps = tuple(
             (known.get(task.id) or StepRow(step=task.id, uses=task.uses, status="waiting")).to_outcome(
                 fresh=False
@@ -233,8 +242,9 @@ class Engine:
             flow_digest=run.flow_digest,
             status=run.status,
             cause=run.cause,
-            partition=run.partition,
-            git=run.git,
+            # Here and not where it is shown: Dagster keeps both as partition, tags and metadata.
+            partition=run.partition and hide(run.partition),
+            git=hide_git(run.git, hide),
             requested_at=run.requested_at,
             started_at=run.started_at,
             finished_at=run.finished_at,

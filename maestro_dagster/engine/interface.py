@@ -60,7 +60,7 @@ class StepOutcome:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as `maestro status` shows it. Times are seconds since the epoch."""
+    """A run as it may be shown, without secrets. Times are seconds since the epoch."""
 
     run_id: str
     flow: str

@@ -86,9 +86,9 @@ class Journal:
     def statuses(self, status: str) -> list[tuple[str, bool]]:
         return self._read(lambda c: reading.run_ids(c, status))
 
-    def decide(self, run_id: str, decision: Mapping[str, Any]) -> None:
-        """Keeps the first decision: a run is admitted once."""
-        self._writer.call(lambda c: writing.store_decision(c, run_id, decision))
+    def decide(self, run_id: str, decision: Mapping[str, Any]) -> bool:
+        """Keeps the first decision: a run is admitted once. False when there was one."""
+        return self._writer.call(lambda c: writing.store_decision(c, run_id, decision))
 
     def start_run(self, run_id: str) -> None:
         self._writer.call(lambda c: writing.start_run(c, run_id, time.time()))

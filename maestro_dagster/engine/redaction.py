@@ -6,16 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from maestro_dagster.engine.forecast import Look, StepPlan, plan_step
-from maestro_dagster.engine.row import RunRow
+from maestro_dagster.engine.row import RunRow, hide_git
 from maestro_dagster.engine.scope import fill_params
 from maestro_dagster.engine.services import Services
 from maestro_dagster.engine.settlement import format_time
 from maestro_dagster.errors import MaestroError
 from maestro_dagster.manifest.expression import GIT_FIELDS, resolve
 from maestro_dagster.manifest.model import Flow
-
-# Digests and identifiers; the others are texts that people choose.
-_GIT_NAMES = frozenset({"sha", "before", "event_id", "event", "received_at", "time"})
 
 
 def learn_secrets(
@@ -58,8 +55,7 @@ def hide_context(services: Services, context: Mapping[str, Any]) -> dict[str, An
         if name in hidden:
             hidden[name] = hide(hidden[name])
     if "git" in hidden:
-        git = hidden["git"]
-        hidden["git"] = {key: value if key in _GIT_NAMES else hide(value) for key, value in git.items()}
+        hidden["git"] = hide_git(hidden["git"], hide)
     return hidden
 
 

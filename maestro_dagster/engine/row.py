@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,15 @@ from maestro_dagster.engine.interface import Cause, RunStatus, StepOutcome, Step
 WHOLE = -1  # the iteration of a step itself, outside control/map
 ENDED: frozenset[str] = frozenset({"done", "failed", "skipped", "cancelled", "reused"})
 FINAL: frozenset[str] = frozenset({"succeeded", "failed", "denied", "cancelled"})
+
+
+# Of what a repository or a forge told: digests and identifiers. The others are texts that people choose.
+_GIT_NAMES = frozenset({"sha", "before", "event_id", "event", "received_at", "time"})
+
+
+def hide_git(git: Mapping[str, str], hide: Callable[[str], str]) -> dict[str, str]:
+    """As it may be shown: a title, a label or a branch is anybody's."""
+    return {key: value if key in _GIT_NAMES else hide(value) for key, value in git.items()}
 
 
 def dump(value: Any) -> str:

@@ -1,37 +1,31 @@
-"""What the engine tells of a run in spans: the run, its segments, every attempt of every step, the end."""
+"""What the engine tells of a run in spans: the run, its admission, its segments, every attempt of a step."""
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import json
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from maestro_dagster.engine.attempt import Assignment, Trial
-from maestro_dagster.engine.row import RunRow, StepRow
+from maestro_dagster.engine.row import RunRow
 from maestro_dagster.engine.services import Services
-from maestro_dagster.manifest.money import format_nano
 from maestro_dagster.telemetry import name
 from maestro_dagster.telemetry.redaction import Redactor
 from maestro_dagster.telemetry.span import (
     CONSUMER,
+    INTERNAL,
     SERVER,
     Span,
     Trace,
-    open_path,
     push_span_id,
     run_span_id,
     span_id_for,
     trace_id_for,
 )
-from maestro_dagster.telemetry.trace import TraceSpan, parse_request, read_ended, read_open, write_document
 
-_RESULTS = {
+RESULTS = {
     "succeeded": "success",
     "failed": "failure",
     "cancelled": "cancellation",
@@ -40,7 +34,6 @@ _RESULTS = {
     "reused": "success",
     "skipped": "skip",
 }
-LOST = "process-lost"  # a span whose process ended before it did
 
 
 def open_trace(services: Services, run_id: str) -> Trace:
@@ -83,6 +76,44 @@ def record_push(
     trace.close()
 
 
+def record_admission(services: Services, run_id: str, decision: Mapping[str, Any], start: int) -> None:
+    """The span of a decision that has just been kept; it began at `start` (nanoseconds).
+
+    Of whoever's decision the journal kept, and of nobody who asks again: a run is admitted once.
+    """
+    trace = open_trace(services, run_id)
+    trace.write(admission_span(trace, decision, start, time.time_ns()))
+    trace.close()
+
+
+def admission_span(trace: Trace, decision: Mapping[str, Any], start: int, end: int) -> Span:
+    """A denial is an error: of the run, which it ends, not of those who decided."""
+    verdicts = decision.get("verdicts", ())
+    violations = [each for verdict in verdicts for each in verdict.get("violations", ())]
+    allowed = bool(decision.get("allow"))
+    span = Span(
+        trace.trace_id,
+        span_id_for(trace.run_id, name.ADMISSION_SPAN),
+        run_span_id(trace.run_id),
+        "admission",
+        INTERNAL,
+        start,
+        {
+            name.SPAN_KIND: name.ADMISSION_SPAN,
+            name.PIPELINE_RUN_ID: trace.run_id,
+            name.POLICY_DECISION: "allow" if allowed else "deny",
+            name.POLICY_PACKS: [f"{verdict.get('pack')}@{verdict.get('digest')}" for verdict in verdicts],
+            name.POLICY_RULES: sorted({str(each.get("rule")) for each in violations}) or None,
+            name.POLICY_ENGINE: decision.get("engine"),
+            name.POLICY_INPUT: decision.get("input_digest"),
+        },
+        end=max(start, end),
+    )
+    if not allowed:
+        span.fail("denied", violations[0].get("message", "") if violations else "no pack allowed it")
+    return span
+
+
 def begin_segment(trace: Trace, run: RunRow, owner: str, steps: Iterable[str]) -> Span:
     dagster_run = run.dagster_runs[-1] if run.dagster_runs else None
     return trace.begin(
@@ -104,7 +135,7 @@ def attempt_options(run: RunRow, assignment: Assignment, number: int, parent: Sp
     return {
         "parent": parent,
         "span_id": span_id_for(run.run_id, name.STEP_SPAN, task.id, assignment.iteration, number),
-        "attributes": _describe_step(task.id, assignment.uses, assignment.iteration, number, run.flow),
+        "attributes": describe_step(task.id, assignment.uses, assignment.iteration, number, run.flow),
     }
 
 
@@ -117,113 +148,11 @@ def note_trial(span: Span, trial: Trial) -> None:
     status = "cancelled" if trial.cancelled else "failed" if trial.error else "done"
     span.attributes |= {
         name.STEP_STATUS: status,
-        name.TASK_RESULT: _RESULTS[status],
+        name.TASK_RESULT: RESULTS[status],
         name.ISOLATION: trial.isolation,
     }
     if trial.error is not None:
         span.fail(trial.error.error_code, trial.error.fact)
-
-
-def finish_trace(
-    services: Services, run: RunRow, rows: Iterable[StepRow], *, error: Mapping[str, str] | None = None
-) -> bytes:
-    """Ends every span of an ended run, adds those of steps that nobody tried, and gives the whole trace.
-
-    `run` has its final status and time, `rows` are all of its steps, iterations too.
-    """
-    folder = trace_folder(services)
-    ended = {span.span_id: span for span in read_ended(folder, run.run_id)}
-    left = [span for span in read_open(folder, run.run_id) if span.span_id not in ended]
-    trace = open_trace(services, run.run_id)
-    try:
-        root = begin_run(trace, run)
-        lines = [_end_lost(trace, span, ended.values()) for span in left if span.span_id != root.span_id]
-        lines += map(trace.write, _missing(trace, run, rows, [*ended.values(), *left]))
-        root.attributes |= {
-            name.RUN_STATUS: run.status,
-            name.PIPELINE_RESULT: _RESULTS[run.status],
-            name.DAGSTER_RUN: list(run.dagster_runs) or None,
-        }
-        if run.status in {"failed", "denied"}:
-            root.fail((error or {}).get("code", run.status), (error or {}).get("fact", ""))
-        lines.append(trace.end(root, end=run.finished_at))
-    finally:
-        trace.close()
-    with contextlib.suppress(OSError):
-        open_path(folder, run.run_id).unlink()
-    # Not from the file: a disk that is full must not make the trace of the evidence smaller.
-    for line in lines:
-        ended.update({span.span_id: span for span in parse_request(json.loads(line))})
-    return write_document(ended.values())
-
-
-def pack_trace(document: bytes) -> str:
-    """For the journal's record of the run, out of which the bundle can be made again."""
-    return base64.b64encode(zlib.compress(document, 9)).decode()
-
-
-def unpack_trace(packed: str | None) -> bytes | None:
-    """None for a run that ended before there were traces."""
-    return None if packed is None else zlib.decompress(base64.b64decode(packed))
-
-
-def _end_lost(trace: Trace, span: TraceSpan, ended: Iterable[TraceSpan]) -> str:
-    """Its process died. It ended at the last sign of life below it, as far as anybody knows."""
-    end = max((each.end for each in ended if each.parent_id == span.span_id), default=span.start)
-    lost = Span(
-        span.trace_id,
-        span.span_id,
-        span.parent_id,
-        span.name,
-        span.kind,
-        span.start,
-        {**span.attributes, name.RECOVERED: True},
-        end=max(end, span.start),
-    )
-    lost.fail(LOST, "the process ended before this did")
-    return trace.write(lost)
-
-
-def _missing(
-    trace: Trace, run: RunRow, rows: Iterable[StepRow], known: Iterable[TraceSpan]
-) -> Iterator[Span]:
-    """Steps that ended without an attempt, and attempts whose spans a full or torn disk swallowed."""
-    told = {
-        (span.step, span.attributes.get(name.STEP_ITERATION, -1), span.attributes.get(name.STEP_ATTEMPT))
-        for span in known
-        if span.what == name.STEP_SPAN
-    }
-    for row in rows:
-        for number in range(1, row.attempts + 1) if row.attempts else (0,):
-            if (row.step, row.iteration, number) not in told:
-                yield _span_of_row(trace, run, row, number)
-
-
-def _span_of_row(trace: Trace, run: RunRow, row: StepRow, number: int) -> Span:
-    end = row.finished_at or run.finished_at or time.time()
-    start = row.started_at or end
-    attributes = {
-        name.SPAN_KIND: name.STEP_SPAN,
-        name.PIPELINE_RUN_ID: run.run_id,
-        **_describe_step(row.step, row.uses, row.iteration, number, run.flow),
-        name.STEP_STATUS: row.status,
-        name.TASK_RESULT: _RESULTS.get(row.status),
-        name.STEP_REASON: row.reason,
-        name.COST_USD: None if row.cost_nano is None else format_nano(row.cost_nano),
-    }
-    span = Span(
-        trace.trace_id,
-        span_id_for(run.run_id, name.STEP_SPAN, row.step, row.iteration, number),
-        run_span_id(run.run_id),
-        step_title(row.step, row.iteration),
-        1,
-        round(start * 1e9),
-        attributes,
-        end=round(max(start, end) * 1e9),
-    )
-    if row.error is not None:
-        span.fail(row.error.get("code", "step"), row.error.get("fact", ""))
-    return span
 
 
 def _describe_run(run: RunRow) -> dict[str, Any]:
@@ -240,7 +169,7 @@ def _describe_run(run: RunRow) -> dict[str, Any]:
     }
 
 
-def _describe_step(step: str, uses: str, iteration: int, number: int, flow: str) -> dict[str, Any]:
+def describe_step(step: str, uses: str, iteration: int, number: int, flow: str) -> dict[str, Any]:
     return {
         name.PIPELINE_NAME: flow,
         name.TASK_NAME: step,

@@ -51,10 +51,11 @@ def insert_run(connection: Connection, request: RunRequest, digest: str, body: b
     return cursor.rowcount == 1
 
 
-def store_decision(connection: Connection, run_id: str, decision: Mapping[str, Any]) -> None:
-    connection.execute(
+def store_decision(connection: Connection, run_id: str, decision: Mapping[str, Any]) -> bool:
+    cursor = connection.execute(
         "UPDATE run SET decision = ? WHERE run_id = ? AND decision IS NULL", (dump(dict(decision)), run_id)
     )
+    return cursor.rowcount == 1
 
 
 def start_run(connection: Connection, run_id: str, now: float) -> None:

@@ -22,10 +22,11 @@ ENVIRONMENT = "deployment.environment.name"
 # Spans
 PUSH_SPAN = "push"
 RUN_SPAN = "run"
+ADMISSION_SPAN = "admission"
 SEGMENT_SPAN = "segment"
 STEP_SPAN = "step"
 CALL_SPAN = "call"
-SPAN_KIND = "maestro.span.kind"  # one of the five above
+SPAN_KIND = "maestro.span.kind"  # one of the six above
 
 PIPELINE_NAME = "cicd.pipeline.name"
 PIPELINE_RUN_ID = "cicd.pipeline.run.id"
@@ -75,6 +76,12 @@ STEP_REASON = "maestro.step.reason"
 ISOLATION = "maestro.isolation"
 COST_USD = "maestro.cost.usd"  # a decimal as text: money is no float
 TENANT = "maestro.tenant"
+# The conventions know pipelines and tasks, but nobody who allows them.
+POLICY_DECISION = "maestro.policy.decision"  # allow, deny
+POLICY_PACKS = "maestro.policy.packs"  # `<pack>@<digest>` of each that was asked
+POLICY_RULES = "maestro.policy.rules"  # that were broken
+POLICY_ENGINE = "maestro.policy.engine"
+POLICY_INPUT = "maestro.policy.input.digest"
 RECOVERED = "maestro.recovered"  # the span's end was written down by another process than began it
 
 MetricKind = Literal["counter", "gauge", "histogram"]

@@ -14,7 +14,14 @@ from maestro_dagster.telemetry import name
 from maestro_dagster.telemetry.span import open_path, trace_id_for, trace_path
 
 MOST_SPANS: Final = 20_000  # in a document: of a run with more, calls are left out first
-_RANK: Final = {name.RUN_SPAN: 0, name.PUSH_SPAN: 0, name.SEGMENT_SPAN: 1, name.STEP_SPAN: 2}
+_RANK: Final = {
+    name.RUN_SPAN: 0,
+    name.PUSH_SPAN: 0,
+    name.ADMISSION_SPAN: 1,
+    name.SEGMENT_SPAN: 1,
+    name.STEP_SPAN: 2,
+}
+_CALL_RANK: Final = 3
 _ERROR: Final = 2
 
 
@@ -102,7 +109,7 @@ def parse_request(request: Mapping[str, Any]) -> Iterator[TraceSpan]:
 
 def write_document(spans: Iterable[TraceSpan]) -> bytes:
     """The whole trace as one ExportTraceServiceRequest in RFC 8785 JSON, the same for the same spans."""
-    chosen = sorted(spans, key=lambda span: (_RANK.get(span.what, 3), *_order(span)))[:MOST_SPANS]
+    chosen = sorted(spans, key=lambda span: (_RANK.get(span.what, _CALL_RANK), *_order(span)))[:MOST_SPANS]
     resource = next((span.resource for span in chosen if span.resource), {})
     body = {
         "resource": {"attributes": [_attribute(key, value) for key, value in sorted(resource.items())]},
@@ -127,7 +134,7 @@ def read_attributes(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _order(span: TraceSpan) -> tuple[int, int, str]:
-    return span.start, _RANK.get(span.what, 3), span.span_id
+    return span.start, _RANK.get(span.what, _CALL_RANK), span.span_id
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:

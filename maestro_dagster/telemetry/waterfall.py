@@ -13,6 +13,7 @@ from maestro_dagster.telemetry.trace import TraceSpan
 _COLOURS: Final = {
     name.PUSH_SPAN: "#805ad5",
     name.RUN_SPAN: "#2b6cb0",
+    name.ADMISSION_SPAN: "#319795",
     name.SEGMENT_SPAN: "#4299e1",
     name.STEP_SPAN: "#2f855a",
     name.CALL_SPAN: "#d69e2e",
@@ -103,6 +104,8 @@ def title(span: TraceSpan) -> str:
     """The span's name with what tells it from others of that name."""
     attributes = span.attributes
     attempt = attributes.get(name.STEP_ATTEMPT, 1)
+    if span.what == name.ADMISSION_SPAN:
+        return f"{span.name} ({attributes.get(name.POLICY_DECISION, 'not decided')})"
     if span.what == name.STEP_SPAN and attempt == 0:
         return f"{span.name} ({attributes.get(name.STEP_STATUS, 'not tried')})"
     if span.what == name.STEP_SPAN and isinstance(attempt, int) and attempt > 1:

@@ -37,12 +37,14 @@ def adopt_run(context: dg.AssetExecutionContext, plan: FlowPlan, runtime: Runtim
         context.instance.add_dynamic_partitions(plan.partitions_name, [key])
     selection = _selected_steps(context, plan)
     last = newest_run(runtime, plan.flow.name, partition)
+    # In the clear, which a view is not: what Dagster calls the partition may have secrets hidden.
+    old = runtime.engine.services.journal.run(last.run_id) if last and partition else None
     runtime.engine.request(
         RunRequest(
             run_id=run_id,
             flow=plan.flow,
-            git=dict(last.git) if last and partition else {},
-            partition=partition,
+            git=dict(old.git) if old else {},
+            partition=old.partition if old else partition,
             cause="schedule" if _SCHEDULE_TAG in context.run.tags else "ui",
             actor=context.run.tags.get("user", ""),
             reuse_from=last.run_id if last and selection is not None else None,

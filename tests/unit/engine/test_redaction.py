@@ -177,3 +177,16 @@ def test_a_log_line_is_hidden_before_it_is_cut(tmp_path: Path) -> None:
     log.write(f"key={VALUE}")
     log.close()
     assert "s3cr" not in log_path(tmp_path, "r").read_text()
+
+
+def test_what_a_forge_told_is_shown_without_secrets_and_kept_as_it_is(
+    engine: Engine, support: ModuleType
+) -> None:
+    token = "ghp_" + "a" * 36
+    git = {"title": f"use {token}", "branch": token, "sha": "a" * 40, "event_id": "e" * 20}
+    flow = support.make_flow({"id": "one"})
+    engine.request(support.make_request("r1", flow, git=git, partition=f"shop@{token}"))
+    view = engine.view("r1")
+    assert view.git == {**git, "title": f"use {HIDDEN}", "branch": HIDDEN}
+    assert view.partition == engine.list_runs()[0].partition == f"shop@{HIDDEN}"
+    assert engine.services.journal.run("r1").git == git, "steps check out what was pushed"

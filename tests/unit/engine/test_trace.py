@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from trace_count import assert_whole, document_of, folder_of, of_kind, spans_of
 
 from maestro_dagster.engine.engine import Engine
 from maestro_dagster.errors import ModelError
@@ -27,8 +31,8 @@ from maestro_dagster.sandbox.interface import CagedCommand
 from maestro_dagster.steps.catalogue import Catalogue
 from maestro_dagster.steps.interface import StepConfig, StepContext, StepKind, StepResult
 from maestro_dagster.telemetry import name
-from maestro_dagster.telemetry.span import open_path, push_span_id, run_span_id, trace_id_for
-from maestro_dagster.telemetry.trace import TraceSpan, read_document, read_trace
+from maestro_dagster.telemetry.span import push_span_id, run_span_id, trace_id_for, trace_path
+from maestro_dagster.telemetry.trace import TraceSpan
 
 WORKER = Path(__file__).with_name("worker.py")
 ASK = "pkg:test/ask@1.0.0"
@@ -60,21 +64,22 @@ class Ask(StepKind[AskConfig]):
 class Hub:
     """Stands for a provider; remembers what it was told of the trace."""
 
-    def __init__(self) -> None:
+    def __init__(self, nano: int = 10) -> None:
         self.asked: list[ModelRequest] = []
+        self.nano = nano  # that a call may cost
 
     def estimate_nano(self, request: ModelRequest) -> int | None:
         return 0
 
     async def generate(self, request: ModelRequest, ledger: CallLedger) -> ModelReply:
         self.asked.append(request)
-        call = await ledger.intend("test", str(request.model), 10)
+        call = await ledger.intend("test", str(request.model), self.nano)
         if request.model == "bad":
             await ledger.settle(call, None, "model-refused")
             error = ModelError("the model was refused with status 503", code="model-refused")
             error.status = 503
             raise error
-        usage = ModelUsage(3, 4, cost_nano=7)
+        usage = ModelUsage(3, 4, cost_nano=self.nano - 3)
         await ledger.settle(call, usage)
         return ModelReply("hi ", "test", "good-1", usage, 1, generative=True)
 
@@ -86,54 +91,6 @@ class Kinds:
 
     def kind(self, uses: str) -> Any:
         return self._own.get(uses) or self._built_in.kind(uses)
-
-
-def folder_of(engine: Engine) -> Path:
-    return engine.services.log_folder.parent / "traces"
-
-
-def spans_of(engine: Engine, run_id: str = "r1") -> list[TraceSpan]:
-    return read_trace(folder_of(engine), run_id)
-
-
-def document_of(engine: Engine, run_id: str = "r1") -> list[TraceSpan]:
-    with zipfile.ZipFile(engine.services.evidence_folder / f"{run_id}.zip") as bundle:
-        return read_document(bundle.read("trace.json"))
-
-
-def claims_of(engine: Engine, run_id: str = "r1") -> list[dict[str, Any]]:
-    with zipfile.ZipFile(engine.services.evidence_folder / f"{run_id}.zip") as bundle:
-        return [json.loads(line) for line in bundle.read("signed-claims.jsonl").splitlines()]
-
-
-def assert_whole(engine: Engine, run_id: str = "r1") -> list[TraceSpan]:
-    """One trace, one root, no loose end; a span for each attempt of each claim, also in the evidence."""
-    spans = document_of(engine, run_id)
-    assert {span.span_id: span for span in spans} == {span.span_id: span for span in spans_of(engine, run_id)}
-    assert {span.trace_id for span in spans} == {trace_id_for(run_id)}
-    known = {span.span_id for span in spans}
-    assert len(known) == len(spans)
-    assert [span for span in spans if span.parent_id and span.parent_id not in known] == []
-    assert [span.what for span in spans if not span.parent_id] == [name.RUN_SPAN]
-    assert all(span.end >= span.start > 0 for span in spans)
-    whole = Counter(
-        span.step
-        for span in spans
-        if span.what == name.STEP_SPAN and span.attributes[name.STEP_ITERATION] == -1
-    )
-    assert whole == {claim["step"]: max(1, claim["attempts"]) for claim in claims_of(engine, run_id)}
-    each = Counter(
-        (span.step, span.attributes[name.STEP_ITERATION])
-        for span in spans
-        if span.what == name.STEP_SPAN and span.attributes[name.STEP_ITERATION] >= 0
-    )
-    assert each == {
-        (claim["step"], item["index"]): item["attempts"]
-        for claim in claims_of(engine, run_id)
-        for item in claim.get("iterations", ())
-    }
-    assert not open_path(folder_of(engine), run_id).exists()
-    return spans
 
 
 def only(spans: Sequence[TraceSpan], step: str) -> TraceSpan:
@@ -215,22 +172,90 @@ def test_calls_have_spans_and_learn_of_the_trace(
     assert rows["fail"].detail["calls"][0]["failures"] == {"5xx": 1}
 
 
-def test_a_denied_and_a_cancelled_run_have_whole_traces(
+def test_a_denied_run_has_a_span_for_its_admission_and_for_each_step(
+    engine: Engine, support: ModuleType
+) -> None:
+    flow = support.make_flow({"id": "one"}, {"id": "two", "needs": ["one"]}, name="denied")
+    engine.request(support.make_request("r1", flow))
+    assert not engine.admit("r1").allow
+    assert not engine.admit("r1").allow, "asked again, as every segment of a resumed run does"
+    spans = assert_whole(engine)
+    assert [span.what for span in spans] == [
+        name.RUN_SPAN,
+        name.ADMISSION_SPAN,
+        name.STEP_SPAN,
+        name.STEP_SPAN,
+    ]
+    run, admission, *steps = spans
+    assert (run.failed, run.attributes[name.ERROR_TYPE], admission.attributes[name.ERROR_TYPE]) == (
+        True,
+        "denied",
+        "denied",
+    )
+    assert [span.attributes[name.STEP_REASON] for span in steps] == ["the run was denied"] * 2
+    assert run.start <= admission.start < admission.end <= run.end
+    assert admission.attributes[name.POLICY_INPUT] == "sha256:" + "1" * 64
+
+
+def test_a_run_refused_by_its_budget_names_the_rule(engine: Engine, support: ModuleType) -> None:
+    flow = support.make_flow({"id": "one", "uses": "pkg:git/checkout@1.0.0"}, {"id": "two"})
+    engine.request(support.make_request("r1", flow, budget_nano=1))
+    assert not engine.admit("r1").allow
+    (admission,) = of_kind(assert_whole(engine), name.ADMISSION_SPAN)
+    assert admission.attributes[name.POLICY_RULES] == ["budget-exceeded"]
+    assert "exceeds the budget" in admission.message
+
+
+def test_a_call_that_the_budget_refuses_midway_is_counted_as_none(
     open_engine: Callable[..., Engine], support: ModuleType
 ) -> None:
-    engine = open_engine()
+    engine = open_engine(catalogue=Kinds(support), hub=Hub(400_000))
+    flow = support.make_flow({"id": "ask", "uses": ASK, "with": {"calls": 3}}, budget={"usd": "0.001"})
+    engine.request(support.make_request("r1", flow))
+    (outcome,) = engine.stream_segment("r1", support.all_steps(flow))
+    assert (outcome.error or {})["code"] == "budget-exhausted"
+    engine.close("r1")
+    calls = of_kind(assert_whole(engine), name.CALL_SPAN)
+    assert [span.attributes.get(name.ERROR_TYPE) for span in calls] == [None, None, "budget-exhausted"]
+
+
+@pytest.mark.parametrize("admitted", [True, False])
+def test_a_cancelled_run_has_a_whole_trace(engine: Engine, support: ModuleType, admitted: bool) -> None:
     flow = support.make_flow({"id": "one", "with": {"seconds": 30}}, {"id": "two", "needs": ["one"]})
     engine.request(support.make_request("r1", flow))
     stream = engine.stream_segment("r1", support.all_steps(flow))
     engine.cancel("r1")
-    list(stream)
+    if admitted:
+        list(stream)
     engine.close("r1")
     spans = assert_whole(engine)
     assert spans[0].attributes[name.PIPELINE_RESULT] == "cancellation"
-    engine.request(support.make_request("r2", flow))
-    engine.cancel("r2")
-    engine.close("r2")
-    assert_whole(engine, "r2")
+    assert len(of_kind(spans, name.ADMISSION_SPAN)) == admitted, "a run that nobody decided on"
+    assert engine.admit("r1").allow == admitted, "nobody decides on a run that has ended"
+    assert assert_whole(engine) == spans
+
+
+def test_of_two_who_admit_a_run_at_once_one_tells_of_it(
+    open_engine: Callable[..., Engine], support: ModuleType
+) -> None:
+    """What is told is what was kept: the other's decision may have been another one."""
+    both = threading.Barrier(2)
+
+    class Slow(support.AllowAll):  # type: ignore[misc, name-defined]
+        def evaluate(self, document: Mapping[str, Any]) -> Any:
+            both.wait(20)
+            return super().evaluate(document)
+
+    engines = [open_engine(policy=Slow()) for _ in range(2)]
+    flow = support.make_flow({"id": "one"})
+    engines[0].request(support.make_request("r1", flow))
+    with ThreadPoolExecutor(2) as pool:
+        assert [found.allow for found in pool.map(lambda each: each.admit("r1"), engines)] == [True, True]
+    lines = trace_path(folder_of(engines[0]), "r1").read_text().splitlines()
+    assert len(lines) == 1
+    list(engines[0].stream_segment("r1", ["one"]))
+    engines[0].close("r1")
+    assert_whole(engines[0])
 
 
 def test_a_process_that_is_killed_leaves_a_whole_trace(
@@ -309,6 +334,19 @@ def test_a_lost_line_is_written_again_from_the_journal(
     engine.close("r1")
     spans = document_of(engine)
     assert sorted(span.step for span in spans if span.step) == ["one", "two"]
+    (admission,) = of_kind(spans, name.ADMISSION_SPAN)
+    assert admission.attributes[name.RECOVERED]
+    assert admission.attributes[name.POLICY_DECISION] == "allow"
+
+
+def test_a_run_given_up_before_its_admission_has_failed(engine: Engine, support: ModuleType) -> None:
+    engine.request(support.make_request("r1", support.make_flow({"id": "one"})))
+    engine.close("r1")
+    view = engine.view("r1")
+    assert (view.status, (view.error or {})["code"]) == ("failed", "run-incomplete")
+    spans = assert_whole(engine)
+    assert [span.what for span in spans] == [name.RUN_SPAN, name.STEP_SPAN]
+    assert spans[0].attributes[name.ERROR_TYPE] == "run-incomplete"
 
 
 @pytest.mark.parametrize("event", [{}, {"event_id": "e" * 20}])

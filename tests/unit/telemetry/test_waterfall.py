@@ -14,6 +14,9 @@ from maestro_dagster.telemetry.waterfall import count_spans, draw_lines, draw_pi
 def make_spans(folder: Path) -> list[TraceSpan]:
     trace = Trace(folder, "r1")
     root = trace.begin("run shop", name.RUN_SPAN, span_id=run_span_id("r1"), start=100.0)
+    decided = {name.POLICY_DECISION: "allow"}
+    admission = trace.begin("admission", name.ADMISSION_SPAN, parent=root, start=100.25, attributes=decided)
+    trace.end(admission, end=100.5)
     segment = trace.begin("segment", name.SEGMENT_SPAN, parent=root, start=101.0)
     for number, (start, end) in enumerate([(101.0, 103.0), (102.0, 110.0)]):
         more = {name.TASK_NAME: f"s{number}", name.STEP_ATTEMPT: number + 1}
@@ -32,13 +35,14 @@ def test_rows_are_a_tree_by_time(tmp_path: Path) -> None:
     rows = lay_out(make_spans(tmp_path))
     assert [(row.depth, row.span.name) for row in rows] == [
         (0, "run shop"),
+        (1, "admission"),
         (1, "segment"),
         (2, "step s0"),
         (2, "step s1"),
         (0, "<GET> & \x07"),
     ]
-    assert [row.offset_ms for row in rows] == [0.0, 1000.0, 1000.0, 2000.0, 9000.0]
-    assert rows[1].duration_ms == 9000.0  # it still goes on: up to the last that is known
+    assert [row.offset_ms for row in rows] == [0.0, 250.0, 1000.0, 1000.0, 2000.0, 9000.0]
+    assert rows[2].duration_ms == 9000.0  # it still goes on: up to the last that is known
     assert lay_out([]) == []
     assert list(draw_lines([])) == []
     assert count_spans(row.span for row in rows)[name.STEP_SPAN] == 2
@@ -48,21 +52,23 @@ def test_lines_fit_the_terminal_and_say_what_failed(tmp_path: Path) -> None:
     rows = lay_out(make_spans(tmp_path))
     for width in (20, 60, 200):
         lines = list(draw_lines(rows, width))
-        assert len(lines) == 5
-        assert lines[3].endswith("made-to-fail")
-        assert "x" in lines[3]
-        assert "." in lines[1]
+        assert len(lines) == 6
+        assert lines[4].endswith("made-to-fail")
+        assert "x" in lines[4]
+        assert "." in lines[2]
         assert all(len(line) <= max(width, 60) + 20 for line in lines)
-    assert "step s1 (attempt 2)" in "\n".join(draw_lines(rows, 100))
+    text = "\n".join(draw_lines(rows, 100))
+    assert "step s1 (attempt 2)" in text
+    assert "admission (allow)" in text
 
 
 def test_the_picture_is_xml_without_scripts(tmp_path: Path) -> None:
     rows = lay_out(make_spans(tmp_path))
     root = fromstring(draw_picture(rows, "shop <1.0.0>"))  # noqa: S314 - ours
     assert root.tag.endswith("svg")
-    assert len([each for each in root.iter() if each.tag.endswith("rect")]) == 6
+    assert len([each for each in root.iter() if each.tag.endswith("rect")]) == 7
     assert not [each for each in root.iter() if each.tag.endswith("script")]
-    short = draw_picture(rows, "shop", 3)
+    short = draw_picture(rows, "shop", 4)
     assert "2 shorter spans are not drawn" in short
     assert "step s0" not in short
     fromstring(draw_picture([], "nothing"))  # noqa: S314 - ours
