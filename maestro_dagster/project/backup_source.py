@@ -6,7 +6,7 @@ Files that only grow are cut behind their last whole line.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Protocol
@@ -107,18 +107,19 @@ def find_databases(project: Project) -> tuple[list[Path], list[Path]]:
     first = [project.home / "inbox" / "inbox.sqlite", project.journal]
     lake = Path(project.lake)
     found = [
-        path
-        for path in _walk_databases(project.home)
-        if path.relative_to(project.home).parts[0] not in _NOT_KEPT and not path.is_relative_to(lake)
+        path for path in _walk_databases(project.home, without=_NOT_KEPT) if not path.is_relative_to(lake)
     ]
     ordered = dict.fromkeys([*(path for path in first if path in found), *found])
     return list(ordered), [] if "://" in project.lake else list(_walk_databases(lake))
 
 
-def _walk_databases(folder: Path) -> Iterator[Path]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in SUFFIXES and path.is_file() and not path.is_symlink():
-            yield path
+def _walk_databases(folder: Path, *, without: Collection[str] = ()) -> Iterator[Path]:
+    """Not `rglob`: it stops at a folder that goes away meanwhile, as those of runs do."""
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if Path(place) != folder or name not in without)
+        for path in (Path(place, name) for name in sorted(files)):
+            if path.suffix in SUFFIXES and path.is_file() and not path.is_symlink():
+                yield path
 
 
 def find_state_files(project: Project) -> Iterator[Path]:
