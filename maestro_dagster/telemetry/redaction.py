@@ -13,6 +13,7 @@ import json
 import re
 import shlex
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -46,6 +47,7 @@ class Redactor:
         self._runs: set[str] = set()
         self.generation = 0  # grows with what it knows: what was found clean before may not be so now
         self._find: Callable[[str], list[tuple[int, int]]] | None = None
+        _ALIVE.add(self)
 
     def add(self, secret: str) -> None:
         self.add_all((secret,))
@@ -96,6 +98,16 @@ class Redactor:
     def hide_all_in(self, value: Any) -> Any:
         """As `hide_in`, and without personal data."""
         return _map_texts(value, self.hide_all)
+
+
+_ALIVE: weakref.WeakSet[Redactor] = weakref.WeakSet()
+
+
+def hide_printed(text: str) -> str:
+    """What this process prints, without what any of its redactors knows: who prints does not say for whom."""
+    for redactor in tuple(_ALIVE):
+        text = redactor.hide(text)
+    return hide_personal(hide_credentials(text))
 
 
 def spell_secret(secret: str) -> set[str]:

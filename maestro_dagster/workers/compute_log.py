@@ -1,27 +1,29 @@
-"""What a Dagster run prints, kept without the four processes that stock Dagster starts for it.
+"""What a Dagster run prints, kept without secrets and without the four processes that stock Dagster starts.
 
-Stock mirrors the output back to the terminal through `tail`. A worker has no terminal, and a command in
-the foreground shows progress of its own there, which must not end up in a file.
+Stock keeps it as it is, and mirrors it back to the terminal through `tail`. A worker has no terminal, and a
+command in the foreground shows progress of its own there, which must not end up in a file.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
-from dagster._core.execution.compute_logs import redirect_to_file
+from dagster._core.execution.compute_logs import redirect_stream
 from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
 from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
 from dagster._serdes import ConfigurableClassData
+
+from maestro_dagster.telemetry.stream import OutputCopier
 
 Capture = Literal["stock", "file", "off"]
 
 
 class _Mode:
-    """Of this process: `file` in workers, `off` in the foreground, `stock` where Dagster started it."""
+    """Of this process: `file` in workers, `off` in the foreground; `stock`, also on the terminal, else."""
 
     capture: Capture = "stock"
 
@@ -39,21 +41,25 @@ class WorkerComputeLogManager(LocalComputeLogManager):
 
     @contextmanager
     def capture_logs(self, log_key: Sequence[str]) -> Iterator[CapturedLogContext]:
-        if _Mode.capture == "stock":
-            with super().capture_logs(log_key) as context:
-                yield context
-            return
         if _Mode.capture == "off":
             yield CapturedLogContext(log_key)
             return
-        paths = {
-            kind: Path(self.get_captured_local_path(log_key, IO_TYPE_EXTENSION[kind]))
-            for kind in (ComputeIOType.STDOUT, ComputeIOType.STDERR)
-        }
-        paths[ComputeIOType.STDOUT].parent.mkdir(parents=True, exist_ok=True)
-        with (
-            redirect_to_file(sys.stdout, str(paths[ComputeIOType.STDOUT])),
-            redirect_to_file(sys.stderr, str(paths[ComputeIOType.STDERR])),
-        ):
+        copier = OutputCopier()
+        with ExitStack() as redirected:
+            redirected.callback(copier.stop)  # last, when nobody prints there any more
+            for kind, stream in ((ComputeIOType.STDOUT, sys.stdout), (ComputeIOType.STDERR, sys.stderr)):
+                path = Path(self.get_captured_local_path(log_key, IO_TYPE_EXTENSION[kind]))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                mirror = _descriptor(stream) if _Mode.capture == "stock" else None
+                redirected.enter_context(redirect_stream(copier.open(path, mirror), stream))
+            copier.start()
             yield CapturedLogContext(log_key)
         Path(self.complete_artifact_path(log_key)).touch()  # type: ignore[no-untyped-call]
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    """None for a stream that stands for none, as in tests."""
+    try:
+        return stream.fileno()
+    except (OSError, AttributeError):
+        return None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from maestro_dagster.telemetry.stream import hide_output
 from maestro_dagster.workers.compute_log import set_capture
 from maestro_dagster.workers.execute import execute_run
 
@@ -41,7 +42,7 @@ def execute_in_foreground(
 
     worker = threading.Thread(target=work, name=f"run-{run_id}")
     asked = threading.Event()
-    with _on_signals(asked.set):
+    with _on_signals(asked.set), hide_output():  # what steps print, on a terminal or in a log of CI
         worker.start()
         told: set[str] = set()
         cancelled = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import faulthandler
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 from maestro_dagster.errors import JournalError
@@ -47,7 +48,9 @@ _PRELOADED = (
 
 def preload_modules() -> None:
     """What a run imports, and the step kinds. A module that is missing is missed when it is used."""
-    faulthandler.enable()
+    # Not the number 2, which leads elsewhere while a run's output is captured: what is on its way there
+    # when the process crashes is lost.
+    faulthandler.enable(os.dup(2))
     for name in _PRELOADED:
         try:
             importlib.import_module(name)

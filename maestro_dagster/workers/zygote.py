@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from maestro_dagster.errors import MaestroError
+from maestro_dagster.telemetry.redaction import hide_printed
 
 _FOR_CHILDREN = (signal.SIGINT, signal.SIGTERM)
 EXIT_ERROR = 70  # of a child that ended with an error it could not record (sysexits: EX_SOFTWARE)
@@ -92,7 +93,7 @@ class Zygote:
                 _Server(theirs, perform).serve(preload)
                 code = 0
             except BaseException:  # noqa: BLE001 - nothing of the parent's may run in the child
-                traceback.print_exc()
+                _print_error()
             finally:
                 os._exit(code)
         theirs.close()
@@ -211,10 +212,10 @@ class _Server:
             os.close(self._woken)
             code = self._perform(job)
         except MaestroError as error:
-            sys.stderr.write(f"{job.id}: {error}\n")
+            sys.stderr.write(hide_printed(f"{job.id}: {error}\n"))
             code = error.exit_code
         except BaseException:  # noqa: BLE001 - the child must end here, whatever happened
-            traceback.print_exc()
+            _print_error()
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -235,6 +236,11 @@ class _Server:
     def _send(self, form: dict[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError, ConnectionError):
             self._socket.sendall(json.dumps(form).encode() + b"\n")
+
+
+def _print_error() -> None:
+    """Whatever was raised may quote what it was about."""
+    sys.stderr.write(hide_printed(traceback.format_exc()))
 
 
 def _redirect_output(log: Path) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from maestro_dagster.workers.zygote import EXIT_ERROR, ChildEvent, Job, Zygote
 
+TOKEN = "ghp_" + "a" * 36
+
 
 def say(text: str) -> None:
     os.write(1, f"{text}\n".encode())  # not by print: pytest holds sys.stdout, also in a fork
@@ -21,6 +23,9 @@ def say(text: str) -> None:
 def perform(job: Job) -> int:
     if job.id == "raise":
         raise ValueError("as asked")
+    if job.id == "tell":
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - as above
+        raise ValueError(f"it was {TOKEN}")
     if job.id == "sleep":
         time.sleep(30)
     say(f"did {job.id} in {os.getpgid(0) == os.getpid()}")
@@ -55,6 +60,14 @@ def test_each_job_has_a_process_whose_end_is_told(zygote: Zygote, tmp_path: Path
     log = (tmp_path / "log").read_text()
     assert log.startswith("preloaded\n")
     assert "did 3 in True" in log
+
+
+def test_an_error_that_nobody_caught_is_logged_without_secrets(zygote: Zygote, tmp_path: Path) -> None:
+    zygote.submit(Job("maestro", "tell"))
+    collect(zygote, 3)
+    log = (tmp_path / "log").read_text()
+    assert "ValueError: it was ***" in log
+    assert TOKEN not in log
 
 
 def test_a_job_can_be_ended_by_a_signal(zygote: Zygote) -> None:
