@@ -15,7 +15,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maestro_dagster.api.problem import TOLD, as_problem, make_problem, note_error, trace_id
+from maestro_dagster.api.problem import HIDE, TOLD, as_problem, make_problem, note_error, trace_id
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -35,10 +35,10 @@ class AccessLog:
 
     def __init__(self, path: Path, hide: Callable[[str], str]) -> None:
         self._path = path
-        self._hide = hide
+        self.hide = hide
 
     def write(self, form: dict[str, Any]) -> None:
-        text = self._hide(json.dumps(form, ensure_ascii=False))
+        text = self.hide(json.dumps(form, ensure_ascii=False))
         with contextlib.suppress(OSError):
             with contextlib.suppress(FileNotFoundError):
                 if self._path.stat().st_size > _LARGEST:
@@ -71,6 +71,7 @@ class Access:
             await send(message)
 
         trace_id(scope)  # one for all that happens below
+        scope["state"][HIDE] = self._log.hide
         try:
             await self._app(scope, receive, watch)
         except Exception as error:  # noqa: BLE001 - a server goes on

@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/problem+json"
 TOLD = "maestro.told"  # in the request's state: what its line in the access log says besides
+HIDE = "maestro.hide"  # and what every text of a reply of ours goes through
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -47,14 +48,16 @@ class ProblemError(Exception):
 
 
 def make_problem(error: ProblemError, scope: Scope) -> Response:
+    hide = hider(scope)
     form: dict[str, Any] = {
         "type": "about:blank",
         "title": error.status.phrase,
         "status": int(error.status),
-        "detail": error.fact,
-        "instance": scope.get("path", ""),
+        "detail": hide(error.fact),
+        # Hidden too: a reply is kept by whoever called, where a forge shows it to all of its users.
+        "instance": hide(scope.get("path", "")),
         "code": error.code,
-        **({"remedy": error.remedy} if error.remedy else {}),
+        **({"remedy": hide(error.remedy)} if error.remedy else {}),
         "traceId": trace_id(scope),
     }
     return Response(
@@ -63,6 +66,12 @@ def make_problem(error: ProblemError, scope: Scope) -> Response:
         {"cache-control": "no-store", "x-content-type-options": "nosniff", **error.headers},
         MEDIA_TYPE,
     )
+
+
+def hider(scope: Scope) -> Callable[[str], str]:
+    """What hides secrets in this server's replies."""
+    found: Callable[[str], str] = scope.get("state", {}).get(HIDE, str)
+    return found
 
 
 def as_problem(error: Exception) -> ProblemError:

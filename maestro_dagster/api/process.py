@@ -18,6 +18,7 @@ import uvicorn
 from maestro_dagster.api.app import UiSlot, build_app
 from maestro_dagster.api.connection import PatientProtocol
 from maestro_dagster.project.backend import Backend
+from maestro_dagster.telemetry.stream import hide_output
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -46,12 +47,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(backend: Backend, listener: socket.socket, home: Path, workspace: Path | None) -> None:
     """Until SIGTERM or SIGINT; requests under way are answered. `workspace` is Dagster's; None: no UI."""
-    slot = UiSlot(wanted=workspace is not None)
-    server = uvicorn.Server(configure(build_app(backend, slot)))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # uvicorn raises them again when it has stopped
-    with _ui_beside(slot, home, workspace):
-        asyncio.run(server.serve([listener]))
+    with hide_output():  # what uvicorn and Dagster tell goes into logs/dagster.log
+        slot = UiSlot(wanted=workspace is not None)
+        server = uvicorn.Server(configure(build_app(backend, slot)))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)  # uvicorn raises them again when it has stopped
+        with _ui_beside(slot, home, workspace):
+            asyncio.run(server.serve([listener]))
 
 
 def configure(app: ASGIApp) -> uvicorn.Config:

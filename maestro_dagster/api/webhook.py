@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from maestro_dagster.api.accept import Acceptor
 from maestro_dagster.api.body import BodyReader
-from maestro_dagster.api.problem import ProblemError, trace_id
+from maestro_dagster.api.problem import ProblemError, hider, trace_id
 from maestro_dagster.errors import MaestroError
 from maestro_dagster.project.backend import Backend
 
@@ -46,8 +46,8 @@ def webhook_endpoint(backend: Backend) -> Callable[[Request], Awaitable[Response
                 new = await acceptor.accept(delivery.events)
         except MaestroError as error:
             if error.error_code == "webhook-unsupported":
-                return _accepted(request, None, [], ignored=backend.hide(error.fact))
-            raise _refusal(error, backend) from error
+                return _accepted(request, None, [], ignored=error.fact)
+            raise _refusal(error) from error
         events = [
             {"id": event.event_id, "kind": event.kind, "ref": event.ref, "new": fresh}
             for event, fresh in zip(delivery.events, new, strict=True)
@@ -68,16 +68,17 @@ def _headers(request: Request) -> dict[str, str]:
 def _accepted(
     request: Request, delivery: str | None, events: list[dict[str, object]], ignored: str | None = None
 ) -> Response:
+    hide = hider(request.scope)  # the sender chooses the delivery's number and the ref
     form = {
-        "delivery": delivery,
-        "events": events,
-        "ignored": ignored,
+        "delivery": delivery and hide(delivery),
+        "events": [{**event, "ref": hide(str(event["ref"]))} for event in events],
+        "ignored": ignored and hide(ignored),
         "traceId": trace_id(request.scope),
     }
     return JSONResponse(form, HTTPStatus.ACCEPTED, {"cache-control": "no-store"})
 
 
-def _refusal(error: MaestroError, backend: Backend) -> ProblemError:
+def _refusal(error: MaestroError) -> ProblemError:
     status = _STATUS.get(error.error_code)
     if status is None:  # our fault: the forge is asked to come again, and learns nothing of our disk
         return ProblemError(
@@ -87,4 +88,4 @@ def _refusal(error: MaestroError, backend: Backend) -> ProblemError:
             remedy="send it again; the operator finds the reason in the server's log",
             headers={"retry-after": "5"},
         )
-    return ProblemError(status, error.error_code, backend.hide(error.fact), remedy=backend.hide(error.remedy))
+    return ProblemError(status, error.error_code, error.fact, remedy=error.remedy)

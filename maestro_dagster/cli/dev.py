@@ -164,9 +164,7 @@ def _tell_ended(companions: Companions, say: Callable[[str], None]) -> None:
 
 
 def _open_voice(project: Project) -> Callable[[str], None]:
+    from maestro_dagster.project.redaction import open_redactor
     from maestro_dagster.telemetry.log import make_voice
-    from maestro_dagster.telemetry.redaction import Redactor
 
-    redactor = Redactor()
-    redactor.add_environment(os.environ)
-    return make_voice(project.settings.log_format, click.echo, redactor)
+    return make_voice(project.settings.log_format, click.echo, open_redactor(project))

@@ -41,7 +41,7 @@ class Backend:
         accept: events -> which were new; durable when it returns. Raises EventError.
         metrics: the text for Prometheus.
         checks: what holds, by name: `deliveries` (can be taken in), `inbox` (can be reached), `loop` (runs).
-        hide: a text without secrets.
+        hide: a text without secrets and personal data, for logs and replies.
         observe: is told of each answer: method, route, status, seconds.
         hosts: names that the server may be called by, besides loopback names and addresses.
         log: the access log's file.
@@ -63,11 +63,10 @@ def open_backend(project: Project) -> Backend:
     from maestro_dagster.events.late import LateEvents
     from maestro_dagster.project.intake import open_inbox
     from maestro_dagster.project.metric import open_metrics
+    from maestro_dagster.project.redaction import open_redactor
     from maestro_dagster.project.webhook import open_receiver
-    from maestro_dagster.telemetry.redaction import Redactor
 
-    redactor = Redactor()
-    redactor.add_environment(os.environ)
+    redactor = open_redactor(project)
     inbox = open_inbox(project)
 
     metrics = open_metrics(project, inbox, redactor)
@@ -99,7 +98,7 @@ def open_backend(project: Project) -> Backend:
         observe=metrics.requests.observe,
         checks=checks,
         log=project.home / "logs" / "access.ndjson",
-        hide=redactor.hide,
+        hide=redactor.hide_all,
         hosts=project.settings.server_hosts,
     )
 

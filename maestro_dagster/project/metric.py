@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,12 +39,11 @@ def open_metrics(project: Project, inbox: Inbox, redactor: Redactor | None = Non
     from maestro_dagster.engine.figure import JournalFigures
     from maestro_dagster.events.figure import read_received
     from maestro_dagster.project.database import open_journal
+    from maestro_dagster.project.redaction import open_redactor
     from maestro_dagster.project.report import open_outbox
     from maestro_dagster.project.services import open_budgets
-    from maestro_dagster.telemetry.redaction import Redactor
 
-    redactor = redactor or Redactor()
-    redactor.add_environment(os.environ)
+    redactor = redactor or open_redactor(project)
     requests = RequestTimes()
     journal = JournalFigures(open_journal(project), lambda ids: read_received(inbox.database, ids))
     settings = project.settings

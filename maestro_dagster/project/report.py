@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -88,12 +87,11 @@ class Reporter:
     """`start` it beside the loop, or call `collect` and `send` by hand."""
 
     def __init__(self, project: Project, book: RunBook, say: Say, patience: Patience | None = None) -> None:
+        from maestro_dagster.project.redaction import open_redactor
         from maestro_dagster.project.run_report import Collector
         from maestro_dagster.project.webhook import ForgeFile
-        from maestro_dagster.telemetry.redaction import Redactor
 
-        settings, redactor = project.settings, Redactor()
-        redactor.add_environment(os.environ)
+        settings, redactor = project.settings, open_redactor(project)
         self._project, self._say = project, say
         self._forges = ForgeFile(project)
         self._told: dict[str, str] = {}  # the last trouble that was said, by what it is of

@@ -6,9 +6,10 @@ in the home. Values are never written down, logged, or put into an error.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from maestro_dagster.errors import ProjectError
@@ -28,6 +29,18 @@ def secret_source(home: Path, environment: Mapping[str, str] | None = None) -> C
         return _read(home / "secrets" / name)
 
     return find
+
+
+def list_secrets(home: Path) -> Iterator[str]:
+    """The secrets in the state folder, of whatever name. One that cannot be used is left out."""
+    try:
+        paths = sorted((home / "secrets").iterdir())
+    except OSError:
+        return
+    for path in paths:
+        with contextlib.suppress(ProjectError):
+            if value := _read(path):
+                yield value
 
 
 def secret_variable(name: str) -> str:

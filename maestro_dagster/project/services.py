@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 from maestro_dagster.project.database import name_scope, open_journal
 from maestro_dagster.project.root import Project
@@ -45,17 +44,16 @@ def open_services(project: Project) -> Services:
     from maestro_dagster.engine.services import Services
     from maestro_dagster.policy.document import build_document
     from maestro_dagster.project.pin import ProjectPins
+    from maestro_dagster.project.redaction import open_redactor
     from maestro_dagster.project.removal import open_subjects
     from maestro_dagster.project.secret import secret_source
     from maestro_dagster.sandbox.cage import open_cage
     from maestro_dagster.steps.catalogue import load_catalogue
     from maestro_dagster.steps.interface import Network
-    from maestro_dagster.telemetry.redaction import Redactor
 
     settings = project.settings
     signer, key_error = _find_signer(project)
-    redactor = Redactor()
-    redactor.add_environment(os.environ)
+    redactor = open_redactor(project)
     secrets = _watched(secret_source(project.home), redactor)
     return Services(
         store=open_store(project.artifact_store),
@@ -94,10 +92,11 @@ def open_budgets(project: Project, redactor: Redactor | None = None, *, anew: bo
     With `anew` counting begins at zero where the file of the counters is gone.
     """
     from maestro_dagster.costs.budget import BudgetTree
+    from maestro_dagster.project.redaction import hide_database
 
     settings = project.settings
     url = settings.budget_database or settings.database
-    _hide_database(url, redactor)
+    hide_database(url, redactor)
 
     def open_counter() -> Counter:
         if url:
@@ -123,17 +122,10 @@ def open_spool(project: Project, redactor: Redactor | None = None) -> UsageSpool
         return folder
     from maestro_dagster.costs.joined_spool import JoinedSpool
     from maestro_dagster.costs.postgres_spool import PostgresSpool
+    from maestro_dagster.project.redaction import hide_database
 
-    _hide_database(settings.database, redactor)
+    hide_database(settings.database, redactor)
     return JoinedSpool(PostgresSpool(settings.database, name_scope(project)), folder)
-
-
-def _hide_database(url: str | None, redactor: Redactor | None) -> None:
-    """What a driver says of a connection that failed goes into logs."""
-    if url and redactor is not None:
-        if password := urlsplit(url).password:
-            redactor.add(unquote(password))
-        redactor.add(url)
 
 
 def open_policy(project: Project) -> PolicyEngine:

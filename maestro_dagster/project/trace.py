@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,11 +73,10 @@ def trace_requests(project: Project, inbox: Inbox, request: Request) -> Request:
 
     def ask(requests: Sequence[RunRequest]) -> object:
         from maestro_dagster.events.figure import read_received
-        from maestro_dagster.telemetry.redaction import Redactor
+        from maestro_dagster.project.redaction import open_redactor
 
         known = read_received(inbox.database, [each.git["event_id"] for each in requests if _has_event(each)])
-        redactor = Redactor()
-        redactor.add_environment(os.environ)
+        redactor = open_redactor(project)
         for each in requests:
             if _has_event(each) and (received := known.get(each.git["event_id"])) is not None:
                 _record(project, each, received, redactor)

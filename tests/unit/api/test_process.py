@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class Running:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
+def running(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Running]:
+    more: tuple[str, ...] = getattr(request, "param", ())
     init_project(tmp_path / "shop")
     forge = {"name": "shop", "forge": "github", "repository": "a/shop", "clone": "/x", "secrets": ["SHOP"]}
     (tmp_path / "shop" / "resources" / "forges.yaml").write_text(json.dumps({"repositories": [forge]}))
@@ -45,7 +47,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
         port = probe.getsockname()[1]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MAESTRO_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "maestro_dagster.api", "-p", str(port)],
+        [sys.executable, "-m", "maestro_dagster.api", "-p", str(port), *more],
         cwd=tmp_path / "shop",
         env={**clean, "MAESTRO_SECRET_SHOP": SECRET},
         stderr=subprocess.PIPE,
@@ -90,6 +92,30 @@ def test_one_who_never_ends_is_not_waited_for(running: Running) -> None:
         time.sleep(0.2)
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("running", [("-w", f"{SECRET}.yaml")], indirect=True)
+def test_what_it_prints_shows_no_secret(running: Running) -> None:
+    """A UI that cannot be loaded says why, with all that the error quotes."""
+    end = time.monotonic() + 60
+    while b'"ui":"failed"' not in _ready(running.port):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(30) == 0
+    assert running.process.stderr is not None
+    said = running.process.stderr.read().decode()
+    assert "Traceback" in said
+    assert "***.yaml" in said
+    assert SECRET not in said
+
+
+def _ready(port: int) -> bytes:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=30) as reply:
+            return bytes(reply.read())
+    except urllib.error.HTTPError as error:
+        return error.read()
 
 
 def test_a_port_that_is_taken(running: Running, tmp_path: Path) -> None:

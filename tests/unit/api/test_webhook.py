@@ -136,6 +136,21 @@ def test_a_kind_that_is_not_known_is_taken_and_told(served: Served) -> None:
     assert answer.form["events"] == []
 
 
+def test_no_reply_says_a_secret_back(served: Served) -> None:
+    """Forges keep replies, and show them."""
+    answer = served.push(("event-0001", f"refs/heads/{SECRET}"))
+    assert [event["ref"] for event in answer.form["events"]] == ["refs/heads/***"]
+    assert [event.ref for event in served.inbox.recent()] == [f"refs/heads/{SECRET}"], "taken in as it came"
+    for method, path in (
+        ("POST", f"/webhooks/{SECRET}"),
+        ("GET", f"/{SECRET}/x"),
+        ("GET", f"/webhooks/{SECRET}"),
+    ):
+        answer = served.call(method, path, b"[]" if method == "POST" else None, {})
+        assert answer.form["instance"] == path.replace(SECRET, "***")
+        assert SECRET.encode() not in answer.body
+
+
 def test_a_second_signature_hides_no_first(served: Served) -> None:
     head = HEAD + b"x-signature: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n[]"
     assert b" 401 " in talk(served.port, head).splitlines()[0]

@@ -6,7 +6,9 @@ import pytest
 
 from maestro_dagster.errors import ProjectError
 from maestro_dagster.project.pin import ProjectPins
-from maestro_dagster.project.secret import secret_source
+from maestro_dagster.project.redaction import open_redactor
+from maestro_dagster.project.root import find_project
+from maestro_dagster.project.secret import list_secrets, secret_source
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
@@ -48,3 +50,26 @@ def test_pins_follow_the_files(root: Path) -> None:
     after = dict(pins)
     assert after["pyproject.toml"] == before["pyproject.toml"]
     assert after["policies/budget/budget.rego"] != before["policies/budget/budget.rego"]
+
+
+def test_a_process_knows_the_secrets_of_the_state_folder_before_anybody_names_one(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAESTRO_SECRET_FROM_ENV", "hunter2-hunter2")
+    project = find_project(root)
+    folder = project.home / "secrets"
+    folder.mkdir(parents=True)
+    for name, data, mode in (
+        ("good", b"s3cr3t-value\n", 0o600),
+        ("short", b"word", 0o600),
+        ("open", b"seen-by-others", 0o644),
+        ("binary", b"\xff\xfe\xfd\xfc\xfb\xfa\xf9\xf8", 0o600),
+    ):
+        (folder / name).write_bytes(data)
+        (folder / name).chmod(mode)
+    (folder / "folder").mkdir()
+    assert list(list_secrets(project.home)) == ["s3cr3t-value", "word"]
+    assert (
+        open_redactor(project).hide("a word of hunter2-hunter2 and s3cr3t-value") == "a word of *** and ***"
+    )
+    assert list(list_secrets(root / "gone")) == []
