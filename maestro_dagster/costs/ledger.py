@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -53,10 +54,18 @@ class _OpenCall:
 class SpoolLedger:
     """The ledger of one attempt of one step; implements the model room's CallLedger.
 
-    Without a `budget` nothing is reserved, only written down.
+    Without a `budget` nothing is reserved, only written down. `hide` takes secrets out of names: usage goes
+    into reports, exports and evidence, and is kept for years.
     """
 
-    def __init__(self, writer: UsageWriter, scope: UsageScope, budget: StepBudget | None = None) -> None:
+    def __init__(
+        self,
+        writer: UsageWriter,
+        scope: UsageScope,
+        budget: StepBudget | None = None,
+        hide: Callable[[str], str] = str,
+    ) -> None:
+        self._hide = hide
         self._writer = writer
         self._scope = scope
         self._budget = budget
@@ -95,10 +104,10 @@ class SpoolLedger:
             "llm",
             event_id=uuid.uuid4().hex,
             phase="intent",
-            provider=provider,
-            model=model,
+            provider=self._hide(provider),
+            model=self._hide(model),
             cost_nano=reserved_nano,
-            price=price,
+            price=self._hide(price),  # its name has the model's in it
             outcome="open",
         )
         entering = asyncio.ensure_future(asyncio.to_thread(self._enter, intent, reserved_tokens))
@@ -150,7 +159,7 @@ class SpoolLedger:
                 nano_out=usage.nano_out,
                 nano_cached=usage.nano_cached,
                 nano_cache_write=usage.nano_cache_write,
-                price=usage.price or event.price,
+                price=self._hide(usage.price) or event.price,
                 estimated=usage.estimated,
             )
         await asyncio.to_thread(self._leave, event, usage)

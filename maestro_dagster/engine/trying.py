@@ -213,7 +213,7 @@ class Trier:
         """The attempt and its bill. Usage belongs to the day on which it was reserved."""
         task = assignment.task
         scope = self._usage_scope(task.id, assignment.iteration, number)
-        ledger = SpoolLedger(self._open_spool(), scope, budget)
+        ledger = SpoolLedger(self._open_spool(), scope, budget, self._services.redactor.hide)
         attempt = Attempt(
             self._thrifty(budget, began, scope),
             self._run,
@@ -275,7 +275,9 @@ class Trier:
         ]
 
     def _note_call(self, step: str, provider: str, model: str, milliseconds: float, failure: str) -> None:
-        self._calls[step].setdefault((provider, model), CallCount()).add(milliseconds, failure)
+        hide = self._services.redactor.hide  # the names become labels of metrics
+        named = hide(provider), hide(model)
+        self._calls[step].setdefault(named, CallCount()).add(milliseconds, failure)
 
     def _tell(self, step: str, act: Act) -> None:
         text = act.to_text()
