@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import json
+import logging
 import os
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 from maestro_dagster.artifacts.interface import Artifact
-from maestro_dagster.errors import StepError
+from maestro_dagster.errors import MaestroError, StepError
+from maestro_dagster.llm.interface import ModelRequest
 from maestro_dagster.sandbox.interface import CagedCommand
 from maestro_dagster.steps.http_request import HttpRequestConfig, send
 from maestro_dagster.steps.interface import StepConfig, StepContext, StepKind, StepResult
@@ -39,9 +44,11 @@ class Leak(StepKind[LeakConfig]):
         for number, value in enumerate(found):
             for text in spell(value):
                 context.log(f"value {number} is {text}.")
+        say(found)
         if config.url and found:
             await self._send(context, config, found)
             await self._execute(context, found)
+            await self._ask(context, found)
         if config.way == "error":
             raise StepError(f"it was {found[0]}", place=found[0], remedy=f"use {found[-1]}", code="leaked")
         if config.way == "crash":
@@ -68,6 +75,27 @@ class Leak(StepKind[LeakConfig]):
             CagedCommand(argv=("/bin/sh", "-c", script, found[0]), env=env, isolation="none")
         )
         context.log(done.stdout.decode(errors="replace"))
+
+    async def _ask(self, context: StepContext, found: list[str]) -> None:
+        """A model of that name: whoever counts calls and money counts them by it."""
+        for value in found[:3]:
+            messages = ({"role": "user", "content": value},)
+            with contextlib.suppress(MaestroError):
+                await context.models.generate(ModelRequest(messages=messages, model=value), context.ledger)
+
+
+def say(found: list[str]) -> None:
+    """As libraries do that know nothing of us; with LEAK_DESCRIPTORS as processes do that they start."""
+    for value in found:
+        for text in spell(value):
+            print(f"printed {text}.")  # noqa: T201 - what this is about
+            sys.stderr.write(f"{text}\n")
+        logging.getLogger("leaky").warning("logged %s", value)
+    if os.environ.get("LEAK_DESCRIPTORS"):
+        for value in found:
+            os.write(2, f"written {value}\n".encode())
+        subprocess.run(["/bin/echo", "echoed", *(value for value in found if "\0" not in value)], check=True)
+        os.write(1, found[0].encode() if found else b"")  # without an end of the line
 
 
 def read_plain(path: str) -> list[str]:
