@@ -27,13 +27,13 @@ FOLDER = Path(__file__).parent
 CLOSED = {"succeeded", "failed", "denied", "cancelled"}
 
 
-def wait_for(found: Callable[[], Any], seconds: float, what: str) -> Any:
+def wait_for(found: Callable[[], Any], seconds: float, what: str | Callable[[], str]) -> Any:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if value := found():
             return value
         time.sleep(0.05)
-    pytest.fail(f"{what}: not within {seconds:.0f} s")
+    pytest.fail(f"{what if isinstance(what, str) else what()}: not within {seconds:.0f} s")
 
 
 @dataclass
@@ -100,7 +100,7 @@ class Yard:
             view = self.engine.view(run_id)
             return view if view.status in CLOSED and view.evidence else None
 
-        view: RunView = wait_for(closed, seconds, f"the end of {run_id}; {self.log.read_text()}")
+        view: RunView = wait_for(closed, seconds, lambda: f"the end of {run_id}; {self.log.read_text()}")
         return view
 
 
