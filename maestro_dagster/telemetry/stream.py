@@ -67,11 +67,55 @@ class HidingText:
 
 
 @contextlib.contextmanager
-def hide_output(hide: Hide = hide_printed) -> Iterator[None]:
-    """Within the block nothing that Python code prints shows a secret, on whatever stands behind."""
-    out, err = _hiding(sys.stdout, hide), _hiding(sys.stderr, hide)
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+def hide_output(hide: Hide = hide_printed, *, children: bool = False) -> Iterator[None]:
+    """Within the block nothing that Python code prints shows a secret, on whatever stands behind.
+
+    With `children` nor does what others print on the same descriptors: processes that are started, libraries
+    in C. It comes a moment later.
+    """
+    with _take_descriptors(hide) if children else contextlib.nullcontext():
+        out, err = _hiding(sys.stdout, hide), _hiding(sys.stderr, hide)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            yield
+
+
+@contextlib.contextmanager
+def _take_descriptors(hide: Hide) -> Iterator[None]:
+    """They lead to a copier then; Python's own streams go on to where they led before."""
+    copier = OutputCopier(hide)
+    with contextlib.ExitStack() as taken:
+        taken.callback(copier.stop)
+        redirects: tuple[Any, ...] = (contextlib.redirect_stdout, contextlib.redirect_stderr)
+        for stream, redirect in zip((sys.stdout, sys.stderr), redirects, strict=True):
+            number = descriptor_of(stream)
+            if number is None:
+                continue
+            stream.flush()
+            kept = os.dup(number)
+            taken.callback(os.close, kept)
+            os.dup2(copier.open(None, kept).fileno(), number)
+            taken.callback(os.dup2, kept, number)
+            direct = open(  # noqa: SIM115 - closed by the next line
+                kept, "w", buffering=1, encoding=stream.encoding, errors=stream.errors, closefd=False
+            )
+            taken.callback(_close_quietly, direct)
+            taken.enter_context(redirect(direct))
+        copier.start()
         yield
+
+
+def descriptor_of(stream: Any) -> int | None:
+    """None for a stream that has none, as in tests and where it was closed before we began."""
+    try:
+        return int(stream.fileno())
+    except (OSError, AttributeError, ValueError):
+        return None
+
+
+def _close_quietly(stream: IO[str]) -> None:
+    """Who reads it may have gone."""
+    with contextlib.suppress(OSError):
+        stream.close()
 
 
 def _hiding(stream: IO[str] | None, hide: Hide) -> Any:
@@ -92,11 +136,12 @@ class OutputCopier:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="maestro-output", daemon=True)
 
-    def open(self, path: Path, mirror: int | None = None) -> IO[bytes]:
-        """A file to print to instead of `path`; `mirror` is a descriptor that gets the copy as well."""
-        raw = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - closed with the others
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        handles = [handle] if mirror is None else [handle, os.dup(mirror)]
+    def open(self, path: Path | None, mirror: int | None = None) -> IO[bytes]:
+        """A file to print to instead of `path`, `mirror` or both; that is a descriptor, which stays open."""
+        raw = tempfile.TemporaryFile(dir=path and path.parent)  # noqa: SIM115 - closed with the others
+        handles = [] if mirror is None else [os.dup(mirror)]
+        if path is not None:
+            handles.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
         self._copies.append(_Copy(raw, handles, LineHider(self._hide)))
         return raw
 

@@ -10,14 +10,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from dagster._core.execution.compute_logs import redirect_stream
 from dagster._core.storage.compute_log_manager import CapturedLogContext, ComputeIOType
 from dagster._core.storage.local_compute_log_manager import IO_TYPE_EXTENSION, LocalComputeLogManager
 from dagster._serdes import ConfigurableClassData
 
-from maestro_dagster.telemetry.stream import OutputCopier
+from maestro_dagster.telemetry.stream import OutputCopier, descriptor_of
 
 Capture = Literal["stock", "file", "off"]
 
@@ -50,16 +50,8 @@ class WorkerComputeLogManager(LocalComputeLogManager):
             for kind, stream in ((ComputeIOType.STDOUT, sys.stdout), (ComputeIOType.STDERR, sys.stderr)):
                 path = Path(self.get_captured_local_path(log_key, IO_TYPE_EXTENSION[kind]))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                mirror = _descriptor(stream) if _Mode.capture == "stock" else None
+                mirror = descriptor_of(stream) if _Mode.capture == "stock" else None
                 redirected.enter_context(redirect_stream(copier.open(path, mirror), stream))
             copier.start()
             yield CapturedLogContext(log_key)
         Path(self.complete_artifact_path(log_key)).touch()  # type: ignore[no-untyped-call]
-
-
-def _descriptor(stream: TextIO) -> int | None:
-    """None for a stream that stands for none, as in tests."""
-    try:
-        return stream.fileno()
-    except (OSError, AttributeError):
-        return None

@@ -42,7 +42,7 @@ def execute_in_foreground(
 
     worker = threading.Thread(target=work, name=f"run-{run_id}")
     asked = threading.Event()
-    with _on_signals(asked.set), hide_output():  # what steps print, on a terminal or in a log of CI
+    with _on_signals(asked.set), hide_output(children=True):  # steps print, also into the log of a CI
         worker.start()
         told: set[str] = set()
         cancelled = False

@@ -85,17 +85,15 @@ class Leak(StepKind[LeakConfig]):
 
 
 def say(found: list[str]) -> None:
-    """As libraries do that know nothing of us; with LEAK_DESCRIPTORS as processes do that they start."""
+    """As libraries do that know nothing of us, and the processes that they start."""
     for value in found:
         for text in spell(value):
             print(f"printed {text}.")  # noqa: T201 - what this is about
             sys.stderr.write(f"{text}\n")
         logging.getLogger("leaky").warning("logged %s", value)
-    if os.environ.get("LEAK_DESCRIPTORS"):
-        for value in found:
-            os.write(2, f"written {value}\n".encode())
-        subprocess.run(["/bin/echo", "echoed", *(value for value in found if "\0" not in value)], check=True)
-        os.write(1, found[0].encode() if found else b"")  # without an end of the line
+        os.write(2, f"written {value}\n".encode())
+    subprocess.run(["/bin/echo", "echoed", *found], check=True)
+    os.write(1, found[0].encode() if found else b"")  # without an end of the line
 
 
 def read_plain(path: str) -> list[str]:

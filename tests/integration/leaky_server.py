@@ -72,7 +72,7 @@ class Server:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "maestro_dagster", "dev", "--port", str(self._port), "--no-daemon"],
                 cwd=self.project.root,
-                env={**self._environment, "MAESTRO_LOG_FORMAT": "json", "LEAK_DESCRIPTORS": "1"},
+                env={**self._environment, "MAESTRO_LOG_FORMAT": "json"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -88,3 +88,27 @@ def test_closed_streams_stay_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     with hide_output():
         assert sys.stdout is None
         print("to nobody")  # noqa: T201 - as above
+
+
+def test_processes_print_no_secret_on_the_terminal_either() -> None:
+    script = f"""
+import os, subprocess, sys
+from maestro_dagster.telemetry.redaction import Redactor
+from maestro_dagster.telemetry.stream import hide_output
+redactor = Redactor()
+redactor.add("{SECRET}")
+print("before", "{SECRET}")
+with hide_output(children=True):
+    print("python {SECRET}")
+    subprocess.run(["/bin/echo", "child {SECRET}"], check=True)
+    os.write(2, b"no end {SECRET}")
+print("after", "{SECRET}")
+os.write(2, b"{SECRET}")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    lines = done.stdout.splitlines()
+    assert (lines[0], lines[-1]) == (f"before {SECRET}", f"after {SECRET}")
+    assert sorted(lines[1:-1]) == ["child ***", "python ***"]
+    assert done.stderr == f"no end ***{SECRET}"
