@@ -63,27 +63,41 @@ def run(script: str, project: Path, environment: Mapping[str, str]) -> tuple[int
     return done.returncode, done.stdout + done.stderr
 
 
+INSTALL = "python -m pip --version"  # as much of an installation as a test needs
+
+
 def run_github(project: Path) -> tuple[int, str, str]:
-    summary = project.parent / "summary.md"
+    """As an action's checkout leaves the folder: the change is checked out, the target is in the history."""
+    summary, temporary = project.parent / "summary.md", project.parent / "temporary"
     summary.write_text("")
+    temporary.mkdir()
     environment = {
         "PROJECT": ".",
         "BASE": git(project, "rev-parse", "main"),
+        "INSTALL": INSTALL,
+        "RUNNER_TEMP": str(temporary),
         "GITHUB_STEP_SUMMARY": str(summary),
     }
     steps = load(GITHUB)["jobs"]["plan"]["steps"]
-    scripts = [step["run"] for step in steps if "run" in step and step["name"] != "Install Maestro"]
-    assert len(scripts) == 2
+    scripts = [step["run"] for step in steps if "run" in step]
+    assert len(scripts) == 3
+    whole = ""
     for script in scripts:
         code, said = run(script, project, environment)
+        whole += said
         if code:
             break
-    return code, said, summary.read_text()
+    return code, whole, summary.read_text()
 
 
 def run_gitlab(project: Path) -> tuple[int, str, str]:
     job = load(GITLAB)["maestro plan"]
-    environment = {**job["variables"], "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main"}
+    environment = {
+        **job["variables"],
+        "CI_PROJECT_DIR": str(project),
+        "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main",
+        "MAESTRO_PLAN_INSTALL": INSTALL,
+    }
     (script,) = job["script"]
     code, said = run(script, project, {key: str(value) for key, value in environment.items()})
     return code, said, (project / job["artifacts"]["paths"][0]).read_text()
@@ -109,18 +123,127 @@ def test_a_pull_request_is_planned_under_the_policies_of_its_target(forge: str, 
     assert "### assets/banned.yaml: denied" in summary
 
 
-def test_words_of_a_pull_request_stay_within_their_block(project: Path) -> None:
+@pytest.mark.parametrize("forge", sorted(RUNNERS))
+def test_nothing_that_a_pull_request_brings_decides_or_runs(
+    forge: str, project: Path, tmp_path: Path
+) -> None:
+    ran = tmp_path / "ran"
     git(project, "checkout", "--quiet", "-b", "change")
-    (project / "assets" / "a`b $(touch gone).yaml").write_text("name: '```\n# big\n'\n")
-    code, said, summary = run_github(project)
+    hello = (project / "assets" / "hello.yaml").read_text()
+    banned = hello.replace("name: hello", "name: banned").replace("region: EU", "region: RU")
+    (project / "assets" / "banned.yaml").write_text(banned)
+    engine = project / "opa"
+    engine.write_text(f"#!/bin/sh\ntouch {ran}\nexit 1\n")
+    engine.chmod(0o755)
+    settings = f'[tool.maestro]\npolicy_engine = "opa"\nopa_command = "{engine}"\n'
+    (project / "pyproject.toml").write_text(settings)
+    (project / "resources" / "rates.yaml").write_text("nothing costs anything")
+    code = f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"
+    for module in ("pip", "json", "sitecustomize", "maestro_dagster", "assets/kind", "resources/signer"):
+        (project / f"{module}.py").write_text(code)
+    (project / "steps").mkdir()
+    (project / "steps" / "kind.py").write_text(code)
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "allow everything, and run")
+    status, said, summary = RUNNERS[forge](project)
+    assert not ran.exists(), said
+    assert status == 1, said
+    assert "### assets/hello.yaml: allowed" in summary
+    assert "### assets/banned.yaml: denied" in summary
+    assert "changes settings, policies or resources too" in said
+
+
+@pytest.mark.parametrize("forge", sorted(RUNNERS))
+def test_flows_that_a_pull_request_removes_or_moves_are_gone(forge: str, project: Path) -> None:
+    git(project, "checkout", "--quiet", "-b", "change")
+    (project / "assets" / "a").mkdir()
+    git(project, "mv", "assets/hello.yaml", "assets/a/[x].yaml")
+    git(project, "commit", "--quiet", "--message", "move")
+    status, said, summary = RUNNERS[forge](project)
+    assert status == 0, said
+    assert re.findall(r"^###.*$", summary, re.MULTILINE) == ["### assets/a/?x?.yaml: allowed"]
+
+
+@pytest.mark.parametrize("forge", sorted(RUNNERS))
+def test_a_link_leads_nowhere(forge: str, project: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("name: word-of-the-machine\n")
+    git(project, "checkout", "--quiet", "-b", "change")
+    (project / "assets" / "link.yaml").symlink_to(secret)
+    (project / "maestro-plan.md").symlink_to(secret)
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "links")
+    status, said, summary = RUNNERS[forge](project)
+    assert status == 1, said
+    assert "### assets/link.yaml: cannot be planned" in summary
+    assert "word-of-the-machine" not in said + summary
+    assert secret.read_text() == "name: word-of-the-machine\n"
+
+
+@pytest.mark.parametrize("forge", sorted(RUNNERS))
+def test_a_target_without_a_project_allows_nothing(forge: str, project: Path) -> None:
+    git(project, "rm", "--quiet", "pyproject.toml")
+    git(project, "commit", "--quiet", "--message", "no project yet")
+    git(project, "push", "--quiet", "origin", "main")
+    git(project, "checkout", "--quiet", "-b", "change")
+    (project / "pyproject.toml").write_text("[tool.maestro]\n")
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "a project")
+    status, said, _ = RUNNERS[forge](project)
+    assert status == 1
+    assert "the target branch has no project" in said
+
+
+@pytest.mark.parametrize("forge", sorted(RUNNERS))
+def test_words_of_a_pull_request_stay_words(forge: str, project: Path) -> None:
+    git(project, "checkout", "--quiet", "-b", "change")
+    lines = (
+        "```",
+        "# big",
+        "::error file=a::b",
+        "##[error]c\\r# big",
+        "::set-env name=a::b",
+        "section_start:1:x\\r\\e[0Kgone",
+    )
+    hostile = 'name: "' + "\\n".join(lines) + '"\n'
+    for name in ("a`b $(touch gone)", "x\n::error file=a::b\n", "y\r##[error]c"):
+        (project / "assets" / f"{name}.yaml").write_text(hostile)
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "words")
+    code, said, summary = RUNNERS[forge](project)
     assert code == 1, said
     assert "cannot be planned" in summary
     assert not (project / "gone").exists()
-    heads = [line for line in summary.splitlines() if line.startswith("#")]
+    heads = [line for line in re.split(r"[\r\n]", summary) if line.startswith("#")]
     assert all(
         re.fullmatch(r"### [A-Za-z0-9._/?-]+: (allowed|denied|cannot be planned)", each) for each in heads
     )
+    assert len(heads) == 4
     assert not any(line.startswith("```") for line in summary.splitlines())
+    assert not re.search(r"[\r\x1b]", said + summary)
+    if forge == "github":
+        assert obeyed(said) == []
+
+
+COMMAND = re.compile(r"\s*::([^ :]+)(?: .*?)?::(.*)")
+OLD_COMMAND = re.compile(r"##\[([^\] ;]+)[^\]]*\](.*)")
+
+
+def obeyed(log: str) -> list[str]:
+    """The lines that a runner of GitHub would take for commands, after its own rules."""
+    token, found = "", []
+    for line in re.split(r"\r\n|\r|\n", log):
+        name = COMMAND.match(line) or OLD_COMMAND.search(line)
+        if name is None:
+            continue
+        if token:
+            token = "" if name[1] == token else token
+        elif name[1] == "stop-commands":
+            token = name[2]
+        else:
+            found.append(line)
+    assert not token, "it listens again at the end"
+    return found
 
 
 def test_our_own_workflow_uses_the_template() -> None:
