@@ -30,8 +30,9 @@ class RepositoryEvent:
 
     `before` is all zeros for a new ref, `after` for a deleted one. `received_at` is seconds since the
     epoch. `kind` follows from ref and `after` if it is not given. `facts` are what the forge said, as
-    JSON: forge, action, number, title, labels, base_ref, head_ref, fork, actor, url, conclusion,
-    delivery, changed_paths (None: unknown), prerelease; those that do not apply are left out.
+    JSON: forge, action, number (of a pull request), id (what the forge numbers a release, a pipeline, a
+    check or a push by), title, labels, base_ref, head_ref, fork, actor, url, conclusion, delivery,
+    changed_paths (None: unknown), prerelease; those that do not apply are left out.
 
     A pull request (`pr`) has the source branch, or what the forge calls its head, as `ref`, and its
     newest commit as `after`.

@@ -42,8 +42,8 @@ class StepLine:
 class RunReport:
     """A run as the forge shall see it. Times are seconds since the epoch; money is 10^-9 USD.
 
-    `repository` is the name of the destination, `evidence` the digest of the bundle, `problem` the first
-    thing that went wrong.
+    `repository` is the name of the destination, `event` the kind of what asked for the run, `evidence` the
+    digest of the bundle, `problem` the first thing that went wrong.
     """
 
     repository: str
@@ -62,6 +62,12 @@ class RunReport:
     problem: str = ""
     steps: tuple[StepLine, ...] = ()
     more_steps: int = 0
+    event: str = ""
+
+    @property
+    def request(self) -> int | None:
+        """The number of the pull request. Another kind of event has none, whatever was recorded of it."""
+        return self.number if self.event == "pr" else None
 
     @property
     def tag(self) -> str | None:
@@ -88,12 +94,12 @@ class Wish:
 
 def make_wishes(report: RunReport, prefix: str = "maestro") -> list[Wish]:
     """What shall be shown of a run, and where. `prefix` begins the name of its status."""
-    context = f"{prefix}/{report.flow}{'/pr' if report.number is not None else ''}"
+    context = f"{prefix}/{report.flow}{'/pr' if report.request is not None else ''}"
     wishes = [
         _wish("status", report, f"{report.sha}:{context}", lambda old: _newer_status(old, report, context))
     ]
-    if report.number is not None:
-        wishes.append(_wish("comment", report, str(report.number), lambda old: _newer_comment(old, report)))
+    if report.request is not None:
+        wishes.append(_wish("comment", report, str(report.request), lambda old: _newer_comment(old, report)))
     if report.tag is not None and report.standing in ENDED and report.evidence is not None:
         wishes.append(_wish("release", report, f"{report.tag}:{report.run_id}", lambda _: _release(report)))
     return wishes
@@ -113,7 +119,7 @@ def _newer_comment(old: Body | None, report: RunReport) -> Body | None:
     """Runs of an older commit make room for those of a newer one: the one that was asked for later."""
     if old is None:
         # Nobody can put the mark into a comment of their own before ours is there.
-        old = {"number": report.number, "marker": secrets.token_hex(12), "sha": "", "at": 0.0, "runs": {}}
+        old = {"number": report.request, "marker": secrets.token_hex(12), "sha": "", "at": 0.0, "runs": {}}
     if report.sha != old["sha"]:
         if report.requested_at < old["at"]:
             return None

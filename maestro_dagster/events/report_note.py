@@ -19,11 +19,20 @@ def make_talk(desk: Desk, entry: Entry, read_evidence: ReadEvidence) -> Talk:
     if entry.kind == "status":
         return desk.set_status(make_status(entry), entry.known)
     if entry.kind == "comment":
-        reports = [RunReport.from_json(form) for form in entry.body["runs"].values()]
+        told = [RunReport.from_json(form) for form in entry.body["runs"].values()]
+        # Rows that were written when ids of releases and pipelines were taken for numbers are not sent.
+        reports = [report for report in told if report.request == entry.body["number"]]
+        if not reports:
+            return _say_nothing(entry)
         text = make_comment(reports, html=desk.html)
         note = CommentNote(entry.body["number"], entry.body["marker"], text)
         return desk.set_comment(note, entry.known)
     return desk.attach_evidence(_evidence(entry, read_evidence))
+
+
+def _say_nothing(entry: Entry) -> Talk:
+    yield from ()
+    return dict(entry.known)
 
 
 def make_status(entry: Entry) -> StatusNote:
@@ -38,7 +47,7 @@ def make_status(entry: Entry) -> StatusNote:
         summary=make_summary(report),
         run_id=report.run_id,
         url=report.url,
-        number=report.number,
+        number=report.request,
         started_at=report.started_at,
         finished_at=report.finished_at,
         unsure=entry.unsure,

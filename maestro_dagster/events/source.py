@@ -16,14 +16,14 @@ from maestro_dagster.events.mirror import own_ref, strip_credentials
 
 _MAX_MESSAGE = 4096
 _FORMAT = "%H%x00%an <%ae>%x00%cI%x00%B"
-_TOLD = ("action", "number", "title", "base_ref", "head_ref", "url", "conclusion")
+_TOLD = ("action", "number", "id", "title", "base_ref", "head_ref", "url", "conclusion")
 
 
 def read_event_facts(event: RepositoryEvent) -> dict[str, str]:
     """What is known without the repository: sha, ref, branch, repository, before, event_id, received_at,
-    event (its kind), and what the forge said of action, number, title, base_ref, head_ref, url, labels
-    (with commas between) and conclusion. `fork` is `true` or `false`, and `true` for a pull request of which
-    the forge does not say it.
+    event (its kind), and what the forge said of action, number (of a pull request), id (of anything else),
+    title, base_ref, head_ref, url, labels (with commas between) and conclusion. `fork` is `true` or
+    `false`, and `true` for a pull request of which the forge does not say it.
 
     `sha` is the last commit of a ref that was deleted, and empty where the forge does not name one.
     """
@@ -39,6 +39,8 @@ def read_event_facts(event: RepositoryEvent) -> dict[str, str]:
         "received_at": f"{event.received_at:.3f}",
     }
     facts |= {name: _text(event.facts.get(name)) for name in _TOLD}
+    if event.kind != "pr":
+        facts["number"] = ""  # of an event that was taken in when `number` was what `id` is
     labels = event.facts.get("labels")
     facts["labels"] = ",".join(map(str, labels)) if isinstance(labels, list | tuple) else ""
     facts["fork"] = "true" if is_foreign(event) else "false"

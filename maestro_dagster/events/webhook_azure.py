@@ -63,7 +63,7 @@ def _read_push(payload: Payload) -> tuple[Reading, ...]:
         "actor": text_at(resource, "pushedBy.uniqueName", 100)
         or text_at(resource, "pushedBy.displayName", 100),
         "default_branch": text_at(resource, "repository.defaultBranch").removeprefix("refs/heads/"),
-        "number": value_at(resource, "pushId") and number_at(resource, "pushId"),
+        "id": value_at(resource, "pushId") and number_at(resource, "pushId"),
     }
     return tuple(_read_update(update, facts) for update in list_at(resource, "refUpdates"))
 
@@ -122,7 +122,7 @@ def _read_build(payload: Payload) -> tuple[Reading, ...]:
     facts = {
         **_result_facts(text_at(build, "result", 50) or text_at(build, "status", 50)),
         "actor": text_at(build, "requestedFor.uniqueName", 100),
-        "number": number_at(build, "id"),
+        "id": number_at(build, "id"),
         "title": text_at(build, "definition.name"),
         "url": text_at(build, "_links.web.href", 500) or text_at(build, "url", 500),
     }
@@ -135,7 +135,7 @@ def _read_run(payload: Payload) -> tuple[Reading, ...]:
     source = value_at(run, "resources.repositories.self")
     facts = {
         **_result_facts(text_at(run, "result", 50) or text_at(run, "state", 50)),
-        "number": number_at(run, "id"),
+        "id": number_at(run, "id"),
         "title": text_at(payload, "resource.pipeline.name") or text_at(run, "pipeline.name"),
         "url": text_at(run, "_links.web.href", 500) or text_at(run, "url", 500),
     }

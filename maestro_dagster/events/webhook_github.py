@@ -125,7 +125,7 @@ def read_release(payload: Payload) -> tuple[Reading, ...]:
     release = value_at(payload, "release")
     facts = {
         **common_facts(payload),
-        "number": number_at(release, "id"),
+        "id": number_at(release, "id"),
         "title": text_at(release, "name"),
         "url": text_at(release, "html_url", 500),
         "tag": need_text(release, "tag_name"),
@@ -150,7 +150,7 @@ def read_workflow_run(payload: Payload) -> tuple[Reading, ...]:
     facts = {
         **common_facts(payload),
         **_result_facts(run),
-        "number": number_at(run, "id"),
+        "id": number_at(run, "id"),
         "title": text_at(run, "name") or text_at(payload, "workflow.name"),
         "head_ref": text_at(run, "head_branch"),
         "fork": fork,
@@ -169,7 +169,7 @@ def _read_check(event: str, payload: Payload) -> tuple[Reading, ...]:
     facts = {
         **common_facts(payload),
         **_result_facts(check),
-        "number": number_at(check, "id"),
+        "id": number_at(check, "id"),
         "title": text_at(check, "name") or text_at(check, "app.name"),
         "head_ref": text_at(of_branch, "head_branch"),
     }
@@ -187,7 +187,7 @@ def _read_status(payload: Payload) -> tuple[Reading, ...]:
     facts = {
         **common_facts(payload),
         "action": "completed" if done else "requested",
-        "number": number_at(payload, "id"),
+        "id": number_at(payload, "id"),
         "title": text_at(payload, "context"),
         "url": text_at(payload, "target_url", 500),
         "status": state,

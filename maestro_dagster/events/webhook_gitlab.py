@@ -127,7 +127,7 @@ def _read_release(payload: Payload) -> tuple[Reading, ...]:
     facts = {
         **_common(payload),
         "action": _RELEASE_ACTIONS.get(action, action),
-        "number": number_at(payload, "id"),
+        "id": number_at(payload, "id"),
         "title": text_at(payload, "name"),
         "url": text_at(payload, "url", 500),
         "tag": need_text(payload, "tag"),
@@ -148,7 +148,7 @@ def _read_pipeline(payload: Payload) -> tuple[Reading, ...]:
     facts = {
         **_common(payload),
         **_result_facts(text_at(pipeline, "status", 50)),
-        "number": number_at(pipeline, "id"),
+        "id": number_at(pipeline, "id"),
         "title": text_at(pipeline, "name"),
         "url": text_at(pipeline, "url", 500),
         "head_ref": text_at(pipeline, "ref"),
@@ -164,7 +164,7 @@ def _read_job(payload: Payload) -> tuple[Reading, ...]:
     facts = {
         **_common(payload),
         **_result_facts(text_at(payload, "build_status", 50)),
-        "number": number_at(payload, "build_id"),
+        "id": number_at(payload, "build_id"),
         "title": text_at(payload, "build_name"),
         "head_ref": text_at(payload, "ref"),
     }

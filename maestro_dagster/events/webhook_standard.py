@@ -4,7 +4,8 @@
      "data": {"ref": "refs/heads/main", "before": "<sha>", "after": "<sha>", "repository": "acme/shop"}}
 
 `type` is one of our kinds: push, tag, pr, release, delete, pipeline, check. `data` may also have action,
-number, title, labels, base_ref, head_ref, fork, actor, url, conclusion, prerelease and changed_paths.
+number (of a pr) or id (of another kind), title, labels, base_ref, head_ref, fork, actor, url, conclusion,
+prerelease and changed_paths.
 """
 
 from __future__ import annotations
@@ -68,8 +69,9 @@ def _read_facts(kind: str, data: Any) -> dict[str, Any]:
             if not isinstance(flag, bool):
                 raise malformed(f"its `data.{name}` is neither true nor false")
             facts[name] = flag
-    if value_at(data, "number") is not None:
-        facts["number"] = number_at(data, "number")
+    numbered = "number" if kind == "pr" else "id"
+    if value_at(data, numbered) is not None:
+        facts[numbered] = number_at(data, numbered)
     if isinstance(labels, list):
         facts["labels"] = [text_at({"name": label}, "name", 50) for label in labels[:50]]
     if kind in ("push", "tag", "pr"):

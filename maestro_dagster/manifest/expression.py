@@ -27,7 +27,8 @@ ROOTS = ("params", "steps", "git", "run", "item", "index")
 # All texts; those from `event` on are empty where the forge said nothing of the kind.
 GIT_FIELDS = (
     *("sha", "ref", "branch", "repository", "before", "event_id", "author", "message"),
-    *("event", "action", "number", "title", "base_ref", "head_ref", "url", "labels", "conclusion", "fork"),
+    *("event", "action", "number", "id", "title", "base_ref", "head_ref", "url", "labels", "conclusion"),
+    "fork",
 )
 STEP_FIELDS = ("output", "digest", "status")
 

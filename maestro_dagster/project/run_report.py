@@ -160,6 +160,7 @@ class Collector:
             ref=row.git.get("ref", ""),
             requested_at=row.requested_at,
             number=_number(row.git.get("number")),
+            event=row.git.get("event", ""),
             started_at=row.started_at,
             finished_at=row.finished_at,
             cost_nano=_sum([_line(step).cost_nano for step in steps]) if ended else None,

@@ -51,9 +51,6 @@ FACTS = {
     "sender": "actor",
     "forced": "forced",
     "commits": "commits",
-    "number": "number",
-    "pull_request": "number",
-    "id": "number",
     "head_ref": "head_ref",
     "head_branch": "head_ref",
     "source_branch": "head_ref",
@@ -71,6 +68,8 @@ FACTS = {
     "conclusion": "conclusion",
     "run_attempt": "attempt",
 }
+# What a forge numbers: only of a pull request is it the fact `number`.
+NUMBERS = ("number", "pull_request", "id")
 OF_EVENT: dict[str, Callable[[RepositoryEvent], Any]] = {
     "before": lambda event: event.before,
     "base_sha": lambda event: event.before,
@@ -160,9 +159,10 @@ def compare_names(delivery: Delivery, expected: Case) -> Iterator[str]:
 
 
 def compare_event(event: RepositoryEvent, expected: Case) -> Iterator[str]:
+    named = FACTS | dict.fromkeys(NUMBERS, "number" if event.kind == "pr" else "id")
     for key, wanted in expected.items():
-        if key in FACTS and event.facts.get(FACTS[key]) != wanted:
-            yield f"{key} is {event.facts.get(FACTS[key])!r}, not {wanted!r}"
+        if key in named and event.facts.get(named[key]) != wanted:
+            yield f"{key} is {event.facts.get(named[key])!r}, not {wanted!r}"
         elif key in OF_EVENT and OF_EVENT[key](event) != wanted:
             yield f"{key} is {OF_EVENT[key](event)!r}, not {wanted!r}"
     action = expected.get("action")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maestro_dagster.errors import EventError
+from maestro_dagster.events.interface import KINDS
 from maestro_dagster.events.report import MOST_FLOWS, RunReport, StepLine, make_wishes
 from maestro_dagster.events.report_answer import judge_answer, read_pause
 from maestro_dagster.events.report_call import Call, Reply, same_host
@@ -25,6 +26,7 @@ def report(standing: str = "succeeded", **changes: Any) -> RunReport:
         "repository": "shop", "run_id": "r1", "flow": "build", "standing": standing, "sha": SHA,
         "ref": "refs/heads/main", "requested_at": 10.0, "evidence": DIGEST if ended else None,
         "started_at": 11.0, "finished_at": 14.0 if ended else None, "cost_nano": 0 if ended else None,
+        "event": "pr" if "number" in changes else "push",
     }  # fmt: skip
     return RunReport(**{**given, **changes})
 
@@ -46,6 +48,13 @@ def test_a_run_is_shown_where_it_belongs() -> None:
     tag = [wish.target for wish in make_wishes(report(ref="refs/tags/v1"), "maestro/eu")]
     assert tag == [f"status:shop:{SHA}:maestro/eu/build", "release:shop:v1:r1"]
     assert len(make_wishes(report("running", ref="refs/tags/v1"))) == 1
+
+
+@pytest.mark.parametrize("event", [kind for kind in KINDS if kind != "pr"] + [""])
+def test_a_number_that_is_no_pull_requests_is_shown_at_none(event: str) -> None:
+    """Releases, pipelines and checks have numbers too: whatever one says, only a `pr` has a comment."""
+    wishes = make_wishes(report("running", number=350214487, event=event))
+    assert [wish.target for wish in wishes] == [f"status:shop:{SHA}:maestro/build"]
 
 
 def test_a_run_never_goes_back() -> None:

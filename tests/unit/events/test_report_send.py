@@ -87,7 +87,7 @@ def report(standing: str = "succeeded", **changes: Any) -> RunReport:
     ended = standing not in {"requested", "running"}
     given: dict[str, Any] = {
         "repository": "shop", "run_id": "r1", "flow": "build", "standing": standing, "sha": SHA,
-        "ref": "refs/heads/feature", "requested_at": 10.0, "number": 7, "started_at": 11.0,
+        "ref": "refs/heads/feature", "requested_at": 10.0, "number": 7, "event": "pr", "started_at": 11.0,
         "finished_at": 14.2 if ended else None, "cost_nano": 1_200_000 if ended else None,
         "evidence": DIGEST if ended else None, "url": "https://maestro.example/dagster/runs/d1",
         "steps": (StepLine("test", "pkg:python/test@1.0.0", "done", 3100, 1_200_000),) if ended else (),
@@ -387,6 +387,22 @@ def test_other_evidence_than_the_reported_is_not_attached(github: Office) -> Non
     sent = github.send_all()
     assert {one.error.error_code for one in sent if one.error} == {"report-evidence"}
     assert github.forge.files == {}
+
+
+def test_what_waits_for_a_wrong_pull_request_is_not_sent(office: Office) -> None:
+    """Rows that a version wrote which took other numbers for those of pull requests."""
+    office.put(report("running"))
+    rows = office.outbox.database.run_read(lambda c: c.execute("SELECT target, body FROM report").fetchall())
+    for target, body in rows:
+        old = body.replace(',"event":"pr"', "").replace('"event":"pr",', "")
+        assert old != body
+        office.outbox.database.run_write(
+            lambda c, t=target, b=old: c.execute("UPDATE report SET body = ? WHERE target = ?", (b, t))  # type: ignore[misc]
+        )
+    office.send_all()
+    assert office.forge.comments == []
+    asked = [call.path.lower() for call in office.forge.calls]
+    assert not any(word in path for path in asked for word in ("pull", "merge_requests", "issues"))
 
 
 def test_an_app_of_github_makes_checks(github: Office) -> None:

@@ -15,6 +15,7 @@ import pytest
 from maestro_dagster.errors import EventError
 from maestro_dagster.events.forge import ForgeRepository
 from maestro_dagster.events.interface import MAX_FACTS
+from maestro_dagster.events.source import read_event_facts
 from maestro_dagster.events.webhook import MAX_BODY, Delivery, receive
 
 Sign = Callable[..., dict[str, str]]
@@ -68,6 +69,14 @@ def test_a_delivery_is_read(case: dict[str, Any], send: Send) -> None:
         assert (event.name, event.repository, event.source) == ("shop", SHOP.clone, "webhook")
         assert event.facts["forge"] == case["forge"]
         assert event.received_at == NOW
+
+
+@pytest.mark.parametrize("case", CASES, ids=BY_NAME)
+def test_only_a_pull_request_has_a_number(case: dict[str, Any], send: Send) -> None:
+    """What else a forge numbers (releases, pipelines, checks, pushes) is the fact `id`."""
+    for event in send(case).events:
+        assert (event.kind == "pr") == ("number" in event.facts)
+        assert "number" in event.facts or "number" not in read_event_facts(event)
 
 
 def test_an_event_that_comes_again_has_the_same_id_and_each_event_its_own(send: Send) -> None:

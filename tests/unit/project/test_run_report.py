@@ -163,10 +163,26 @@ def test_a_denial_says_why(book: Book, outbox: Outbox) -> None:
 
 def test_a_pull_request_is_known_by_its_number(book: Book, outbox: Outbox) -> None:
     for number, told in enumerate(("12", "", "-1", "x", "9" * 30)):
-        git = {"repository": "/srv/shop.git", "sha": SHA, "ref": "refs/heads/a", "number": told}
+        git = {"repository": "/srv/shop.git", "sha": SHA, "ref": "refs/heads/a", "event": "pr",
+               "number": told}  # fmt: skip
         book.rows[f"r{number}"] = make_row(f"r{number}", flow=f"f{number}", git=git)
     collector_of(book, outbox).collect(CLONES)
     assert [entry.target for entry in outbox.entries() if entry.kind == "comment"] == ["comment:shop:12"]
+
+
+def test_a_run_recorded_with_the_number_of_a_release_is_no_pull_requests(book: Book, outbox: Outbox) -> None:
+    for number, event in enumerate(("release", "pipeline", "check", "push", "tag", "delete", "")):
+        git = {
+            "repository": "/srv/shop.git",
+            "sha": SHA,
+            "ref": "refs/tags/v1",
+            "number": "42",
+            "event": event,
+        }
+        book.rows[f"r{number}"] = make_row(f"r{number}", flow=f"f{number}", git=git)
+    collector_of(book, outbox).collect(CLONES)
+    targets = sorted(entry.target for entry in outbox.entries())
+    assert targets == [f"status:shop:{SHA}:maestro/f{number}" for number in range(7)]
 
 
 def test_a_run_that_the_journal_lost_holds_up_nobody(book: Book, outbox: Outbox) -> None:
