@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from maestro_dagster.errors import EventError, ManifestError
+from maestro_dagster.events.mirror import is_this_machine
 from maestro_dagster.manifest.plain_yaml import load_plain_yaml
 
 FORGES = ("github", "gitlab", "bitbucket", "bitbucket-server", "gitea", "azure-devops", "standard")
@@ -33,7 +34,7 @@ class ForgeRepository:
         clone: URL or whole path that git fetches from, without credentials.
         secrets: names of the secrets of which the webhook has one, newest first; one or two.
         api: where results are told; None: the forge's public address, if it has one.
-        token: name of the secret with the forge's token; None: nothing is told.
+        token: name of the secret with the forge's token, for the host of `api`; None: nothing is told.
 
     """
 
@@ -137,6 +138,8 @@ def _read_clone(clone: str, place: str) -> str:
         parts = _split(clone, "clone", place)
         if parts.scheme not in {"https", "http", "ssh", "git", "file"}:
             raise _invalid("`clone` is a path or a URL of https, ssh, git or file", place)
+        if parts.scheme == "http" and not is_this_machine(parts.hostname):
+            raise _invalid("`clone` is a URL of https: over http anybody between can change what runs", place)
         # ssh needs the user's name; in a URL of https even a name may be a token.
         if parts.password is not None or (parts.username and parts.scheme != "ssh"):
             raise _invalid("`clone` has credentials in it, which everybody would see", place)
@@ -151,7 +154,7 @@ def _read_api(api: str, place: str) -> str:
         raise _invalid("`api` is a URL of https", place)
     if parts.username or parts.password:
         raise _invalid("`api` has credentials in it, which everybody would see", place)
-    if parts.scheme == "http" and parts.hostname not in {"localhost", "127.0.0.1", "::1"}:
+    if parts.scheme == "http" and not is_this_machine(parts.hostname):
         raise _invalid("`api` is a URL of https: the token is sent to it", place)
     return api.rstrip("/")
 

@@ -149,7 +149,7 @@ def find_header(repository: str, credential: Credential = lambda _: None) -> str
     """The `Authorization` for a URL: its own, or what `credential` knows; None where others would hear it."""
     url = strip_credentials(repository)
     parts = urlsplit(url)
-    if parts.scheme == "https" or (parts.scheme == "http" and _is_this_machine(parts.hostname)):
+    if parts.scheme == "https" or (parts.scheme == "http" and is_this_machine(parts.hostname)):
         return own_credential(repository) or credential(url)
     return None
 
@@ -253,7 +253,8 @@ def _has(path: Path, sha: str) -> bool:
     return True
 
 
-def _is_this_machine(host: str | None) -> bool:
+def is_this_machine(host: str | None) -> bool:
+    """What is sent to it in the clear, nobody else hears."""
     return host in {"localhost", "127.0.0.1", "::1"}
 
 
@@ -264,7 +265,8 @@ def _explain(error: EventError, url: str) -> EventError:
         return EventError(
             f"the server does not let us read the repository: {error.fact}",
             place=url,
-            remedy="name a secret as its `token` in resources/forges.yaml, and see that it may read",
+            remedy="give its forge a `token` that may read and `clone` the host of `api` in resources/forges.yaml,"
+            " or this user an ssh key, or a line in ~/.netrc",
             code="mirror-denied",
         )
     return _failed(url, error.fact)

@@ -1,4 +1,4 @@
-"""Which rules a forge has, and where its interface is."""
+"""Which rules a forge has, where its interface is, and so who gets its token."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from maestro_dagster.errors import EventError
+from maestro_dagster.events.forge import ForgeRepository
+from maestro_dagster.events.mirror import is_this_machine
 from maestro_dagster.events.report_azure_devops import AzureDevOpsDesk
 from maestro_dagster.events.report_bitbucket import BitbucketDesk, BitbucketServerDesk
 from maestro_dagster.events.report_call import Desk, Destination
@@ -20,6 +22,7 @@ _DESKS: dict[str, Callable[[Destination], Desk]] = {
     "gitea": GiteaDesk,
     "azure-devops": AzureDevOpsDesk,
 }
+_HTTP, _HTTPS = 80, 443
 # Only for repositories that are cloned from there: a token of another server is no business of theirs.
 _PUBLIC = {
     ("github", "github.com"): "https://api.github.com",
@@ -52,3 +55,25 @@ def find_api(name: str, forge: str, clone: str, api: str | None) -> str:
             code="report-api",
         )
     return url
+
+
+def takes_token(forge: ForgeRepository) -> bool:
+    """Whether git sends the token to the server of `clone`: it is the one of `api`, by a way that is closed."""
+    clone = urlsplit(forge.clone)
+    if clone.scheme != "https" and not (clone.scheme == "http" and is_this_machine(clone.hostname)):
+        return False
+    public = _PUBLIC.get((forge.forge, clone.hostname or "")) if _port(forge.clone) == _HTTPS else None
+    api = forge.api or public
+    if api is None:
+        return False
+    # The public forges have their interface beside the host of the repositories.
+    return _origin(api) in {_origin(forge.clone), public and _origin(public)}
+
+
+def _origin(url: str) -> tuple[str | None, int]:
+    return urlsplit(url).hostname, _port(url)
+
+
+def _port(url: str) -> int:
+    parts = urlsplit(url)
+    return parts.port or (_HTTPS if parts.scheme == "https" else _HTTP)

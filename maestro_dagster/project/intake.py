@@ -23,7 +23,7 @@ def open_inbox(project: Project) -> Inbox:
 
 
 def open_mirrors(project: Project, *, wait: bool = False) -> Mirrors:
-    """The mirrors of remote repositories. Each is read with the token of its forge, if one is named."""
+    """The mirrors of remote repositories. Each is read with its forge's token where that has its `api`."""
     from maestro_dagster.events.mirror import Mirrors
 
     return Mirrors(project.home / "cache" / "git", lambda url: _find_credential(project, url), wait=wait)
@@ -33,11 +33,14 @@ def _find_credential(project: Project, url: str) -> str | None:
     """Asked at each fetch, so that a token that was renewed counts at once."""
     from maestro_dagster.events.forge import read_forges
     from maestro_dagster.events.mirror import make_credential
+    from maestro_dagster.events.report_desk import takes_token
     from maestro_dagster.project.secret import secret_source
 
     find = secret_source(project.home)
     for forge in read_forges(project.root / "resources" / "forges.yaml"):
-        if forge.token and forge.clone == url and (token := find(forge.token)):
+        if forge.clone != url or not forge.token or not takes_token(forge):
+            continue
+        if token := find(forge.token):
             return make_credential(forge.forge, token)
     return None
 

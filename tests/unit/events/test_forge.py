@@ -51,7 +51,13 @@ def test_the_shipped_file_has_none_and_a_missing_one_too(repository: Path, tmp_p
 
 @pytest.mark.parametrize(
     "clone",
-    ["/srv/shop.git", "git@forge.example:acme/shop.git", "ssh://git@forge.example/shop"],
+    [
+        "/srv/shop.git",
+        "git@forge.example:acme/shop.git",
+        "ssh://git@forge.example/shop",
+        "http://localhost:3000/acme/shop.git",
+        "http://127.0.0.1/acme/shop.git",
+    ],
 )
 def test_a_clone_may_be_a_path_or_of_ssh(clone: str) -> None:
     assert parse_forges({"repositories": [{**SHOP, "clone": clone}]})[0].clone == clone
@@ -76,6 +82,8 @@ def test_a_clone_may_be_a_path_or_of_ssh(clone: str) -> None:
         ({"clone": "https://user:word@forge.example/shop"}, "credentials"),
         ({"clone": "https://ghp_token@forge.example/shop"}, "credentials"),
         ({"clone": "https://[::1"}, "`clone`"),
+        ({"clone": "http://forge.example/acme/shop.git"}, "https"),
+        ({"clone": "http://localhost.forge.example/acme/shop.git"}, "https"),
         ({"secrets": []}, "`secrets`"),
         ({"secrets": ["A", "B", "C"]}, "`secrets`"),
         ({"secrets": ["A", "A"]}, "twice"),

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maestro_dagster.errors import EventError
+from maestro_dagster.events.forge import ForgeRepository
 from maestro_dagster.events.interface import KINDS
 from maestro_dagster.events.report import MOST_FLOWS, RunReport, StepLine, make_wishes
 from maestro_dagster.events.report_answer import judge_answer, read_pause
 from maestro_dagster.events.report_call import Call, Reply, same_host
-from maestro_dagster.events.report_desk import find_api
+from maestro_dagster.events.report_desk import find_api, takes_token
 from maestro_dagster.events.report_text import code, describe, make_comment, make_summary
 
 SHA, DIGEST = "a" * 40, "sha256:" + "b" * 64
@@ -197,6 +198,37 @@ def test_the_public_interface_is_taken_for_what_is_cloned_from_there_only() -> N
         with pytest.raises(EventError) as raised:
             find_api("s", "github", clone, None)
         assert raised.value.error_code == "report-api"
+
+
+@pytest.mark.parametrize(
+    ("forge", "clone", "api", "goes"),
+    [
+        ("github", "https://github.com/a/b.git", None, True),
+        ("github", "https://GitHub.com:443/a/b.git", "https://api.github.com", True),
+        ("gitlab", "https://gitlab.com/a/b.git", None, True),
+        ("bitbucket", "https://bitbucket.org/a/b.git", "https://api.bitbucket.org/2.0", True),
+        ("azure-devops", "https://dev.azure.com/o/p/_git/r", "https://dev.azure.com/o", True),
+        ("gitea", "https://git.example/a/b.git", "https://git.example/api/v1", True),
+        ("gitea", "https://git.example:3000/a/b.git", "https://git.example:3000/api/v1", True),
+        ("gitea", "http://127.0.0.1:3000/a/b.git", "http://127.0.0.1:3000/api/v1", True),
+        ("gitea", "https://git.example:3000/a/b.git", "https://git.example/api/v1", False),
+        ("gitea", "http://git.example/a/b.git", "https://git.example/api/v1", False),
+        ("gitea", "https://git.example/a/b.git", None, False),
+        ("github", "https://mirror.example/a/b.git", "https://api.github.com", False),
+        ("github", "https://github.com.evil.example/a/b.git", "https://api.github.com", False),
+        ("gitlab", "https://github.com/a/b.git", "https://gitlab.com/api/v4", False),
+        ("github", "https://github.com/a/b.git", "https://ghe.example/api/v3", False),
+        ("github", "git@github.com:a/b.git", None, False),
+        ("github", "ssh://git@github.com/a/b.git", "https://api.github.com", False),
+        ("github", "/srv/shop.git", "https://api.github.com", False),
+        ("standard", "https://git.example/a/b.git", None, False),
+    ],
+)
+def test_the_token_goes_with_git_to_the_host_of_the_api_only(
+    forge: str, clone: str, api: str | None, goes: bool
+) -> None:
+    named = ForgeRepository("s", forge, "a/b", clone, ("S",), api, "T")
+    assert takes_token(named) is goes
 
 
 CALL = Call("POST", "https://forge.example/x")
