@@ -62,12 +62,13 @@ def command(
         say=show_progress(),
     )
     missing = f"; not in the backup: {', '.join(report.left_out)}" if report.left_out else ""
+    ended = f", {len(report.adopted)} ended later, as their evidence tells" if report.adopted else ""
     done = "restored" if report.written else "verified"
     emit(
         report.to_json(),
         as_json,
         f"{done} {report.backup}: {report.files} files, {report.size} bytes, every digest right; "
         f"{report.receipts} receipts with {report.claims} claims verify; {report.open_runs} runs had not "
-        f"ended{missing}",
+        f"ended{ended}{missing}",
     )
     return 0

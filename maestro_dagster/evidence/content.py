@@ -259,7 +259,7 @@ def _check_provenance(content: Content, trust: Trust) -> Iterator[Problem]:
     for name in names:
         try:
             statement = read_statement(trust.open_statement(content.files[name]), PROVENANCE_TYPE)
-            artifact = _read_artifact(statement)
+            artifact = read_artifact(statement)
             claim = claims[artifact.step]
             again = write_provenance(artifact, content.predicate, claim)
         except EvidenceError as error:
@@ -278,7 +278,8 @@ def _check_provenance(content: Content, trust: Trust) -> Iterator[Problem]:
         yield Problem("provenance-invalid", "provenance", "its files are not named after what they describe")
 
 
-def _read_artifact(statement: Mapping[str, Any]) -> BuiltArtifact:
+def read_artifact(statement: Mapping[str, Any]) -> BuiltArtifact:
+    """What a statement of provenance is about. One that is malformed raises KeyError, TypeError, ..."""
     subject = statement["subject"][0]
     build = statement["predicate"]["buildDefinition"]
     if not isinstance(subject["name"], str):

@@ -77,6 +77,11 @@ class EvidenceStore:
         _write(path, data)
         return path
 
+    def keep(self, run_id: str, data: bytes) -> None:
+        """A copy on this machine of what the object store has already. Raises EvidenceError as `publish`."""
+        if not self.path(run_id).exists():
+            _write(self.path(run_id), data)
+
     def read(self, run_id: str) -> bytes:
         """Raises EvidenceError (`bundle-missing`, `bundle-unreadable`, `bundle-too-large`)."""
         if _RUN.fullmatch(run_id):

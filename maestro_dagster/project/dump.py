@@ -7,17 +7,20 @@ A table is a file: one line of JSON with its columns, then what `COPY ... TO STD
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maestro_dagster.database.placeholder import convert_sql
 from maestro_dagster.errors import DatabaseError, ProjectError
 from maestro_dagster.project.backup_moment import ATTEMPTS, RUNS
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812 - its own name is lower case
+
+    from maestro_dagster.database.interface import Connection, Rows
 
 SEQUENCES = "sequences.json"
 _SCHEMA = "maestro"
@@ -128,16 +131,40 @@ class Load:
     def __init__(self, connection: RawConnection) -> None:
         self._connection = connection
 
-    def runs(self) -> list[Any]:
-        return _send(self._connection, _in_schema(RUNS))
-
-    def tell_places(self, places: list[tuple[str, str]]) -> None:
-        """[(place of the bundle, run)]."""
-        with self._connection.cursor() as cursor:
-            cursor.executemany("UPDATE maestro.run SET evidence_path = %s WHERE run_id = %s", places)
+    def connection(self) -> Connection:
+        """For the SQL that rooms share with SQLite; what it writes is committed with all the rest."""
+        _send(self._connection, f"SET LOCAL search_path TO {_SCHEMA}")
+        return _Portable(self._connection)
 
     def commit(self) -> None:
         self._connection.commit()
+
+
+class _Portable:
+    """SQL with `?` on the open transaction."""
+
+    def __init__(self, connection: RawConnection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Sequence[Any] = (), /) -> Rows:
+        cursor = self._connection.cursor()
+        cursor.execute(convert_sql(sql), tuple(values))
+        rows: Rows = cursor
+        return rows
+
+    def executemany(self, sql: str, rows: Iterable[Sequence[Any]], /) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.executemany(convert_sql(sql), list(rows))
+
+
+def read_columns(path: Path, names: Sequence[str]) -> Iterator[tuple[str | None, ...]]:
+    """Columns of a table's file, of plain words: nothing in them is escaped."""
+    with path.open("rb") as file:
+        columns = json.loads(file.readline())
+        places = [columns.index(name) for name in names]
+        for line in file:
+            values = line.rstrip(b"\n").split(b"\t")
+            yield tuple(None if values[at] == b"\\N" else values[at].decode() for at in places)
 
 
 def _load_table(connection: RawConnection, name: str, path: Path, known: dict[str, list[str]]) -> None:

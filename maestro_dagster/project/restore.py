@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.artifacts.interface import Artifact, ArtifactStore
 from maestro_dagster.artifacts.store import open_store
@@ -21,6 +21,15 @@ from maestro_dagster.evidence.key import load_trusted
 from maestro_dagster.evidence.store import EvidenceStore
 from maestro_dagster.evidence.trust import KeyTrust
 from maestro_dagster.evidence.verify import verify_bundle
+from maestro_dagster.project.adopt import (
+    COLUMNS,
+    Believed,
+    KnownRun,
+    adopt_runs,
+    clear_stage,
+    find_ended,
+    release_budgets,
+)
 from maestro_dagster.project.backup_source import BINARY, PUBLIC_SUFFIX, SECRET_FOLDERS
 from maestro_dagster.project.backup_statement import (
     Entry,
@@ -29,9 +38,12 @@ from maestro_dagster.project.backup_statement import (
     read_manifest,
 )
 from maestro_dagster.project.backup_trust import list_trusted, open_keys, read_newest
-from maestro_dagster.project.dump import Load, load_tables
+from maestro_dagster.project.dump import Load, load_tables, read_columns
 from maestro_dagster.project.root import Project
 from maestro_dagster.project.snapshot import SUFFIXES, check_database
+
+if TYPE_CHECKING:
+    from maestro_dagster.database.interface import Connection
 
 Say = Callable[[str], None]
 _KEEPABLE = frozenset(SECRET_FOLDERS)  # what may stand in the state folder before
@@ -39,7 +51,10 @@ _KEEPABLE = frozenset(SECRET_FOLDERS)  # what may stand in the state folder befo
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
-    """`written` is False after a mere check. `open_runs`: runs that had not ended; the loop resumes them."""
+    """`written` is False after a mere check. `open_runs`: runs that had not ended; the loop resumes them.
+
+    `adopted`: runs that ended after the backup, taken over from the evidence that they left.
+    """
 
     backup: str
     created_at: str
@@ -48,6 +63,7 @@ class RestoreReport:
     receipts: int
     claims: int
     open_runs: int
+    adopted: tuple[str, ...]
     left_out: tuple[str, ...]
     written: bool
 
@@ -60,6 +76,7 @@ class RestoreReport:
             "receipts_verified": self.receipts,
             "claims_verified": self.claims,
             "open_runs": self.open_runs,
+            "adopted": list(self.adopted),
             "left_out": list(self.left_out),
             "restored": self.written,
         }
@@ -97,13 +114,17 @@ def restore(
             work.keep_secrets()
         with work.database(write=not check) as load:
             runs = work.read_runs(load)
-            claims = work.verify_receipts(runs, [*trusted, *work.public_keys()])
+            own = work.public_keys()
+            claims = work.verify_receipts(runs, [*trusted, *own])
+            adopted = work.adopt_ended(load, runs, [*trusted, *own], own)
             work.check_rest(write=not check)
             if not check:
                 work.take_place(load)
     return RestoreReport(
         manifest.id, manifest.created_at, len(manifest.entries), manifest.size,
-        len(manifest.part("evidence")), claims, list(runs.values()).count(None), manifest.left_out, not check,
+        len(manifest.part("evidence")), claims,
+        len({run_id for run_id, run in runs.items() if run.evidence is None}.difference(adopted)),
+        adopted, manifest.left_out, not check,
     )  # fmt: skip
 
 
@@ -174,20 +195,25 @@ class _Restore:
         with load_tables(url, revision, fetch, list(entries)) as load:
             yield load
 
-    def read_runs(self, load: Load | None) -> dict[str, str | None]:
+    def read_runs(self, load: Load | None) -> dict[str, KnownRun]:
         """The runs of the journal, each with the digest of its bundle once it has ended."""
-        if load is not None:
-            return dict(load.runs())
-        path = self.stage / "journal.sqlite"
-        if self.manifest.revision is not None or not path.is_file():
-            # Only a check: tables are not looked into without a database.
-            return {entry.path: entry.digest for entry in self.manifest.part("evidence")}
-        with closing(sqlite3.connect(path)) as connection:
-            return dict(connection.execute("SELECT run_id, evidence_digest FROM run").fetchall())
+        with self._journal(load) as journal:
+            if journal is not None:
+                rows = journal.execute(f"SELECT {', '.join(COLUMNS)} FROM run").fetchall()  # noqa: S608 - ours
+                return {run_id: KnownRun(*rest) for run_id, *rest in rows}
+        entry = next((entry for entry in self.manifest.part("database") if entry.path == "run"), None)
+        if entry is None:
+            return {}
+        path = self.stage / "scratch" / "run"  # only a check: its tables are in no database
+        self.store.export(Artifact(entry.digest, BINARY, entry.size), path)
+        table = read_columns(path, COLUMNS)
+        runs = {str(run_id): KnownRun(str(flow), evidence) for run_id, flow, evidence in table}
+        path.unlink()
+        return runs
 
-    def verify_receipts(self, runs: Mapping[str, str | None], keys: Sequence[bytes]) -> int:
+    def verify_receipts(self, runs: Mapping[str, KnownRun], keys: Sequence[bytes]) -> int:
         """Verifies every bundle, and that the journal knows it. Gives how many claims hold."""
-        known = {run_id: digest for run_id, digest in runs.items() if digest is not None}
+        known = {run_id: run.evidence for run_id, run in runs.items() if run.evidence is not None}
         entries = self.manifest.part("evidence")
         if known != {entry.path: entry.digest for entry in entries}:
             raise ProjectError(
@@ -211,6 +237,40 @@ class _Restore:
             claims += report.claims
         return claims
 
+    def adopt_ended(
+        self,
+        load: Load | None,
+        runs: Mapping[str, KnownRun],
+        keys: Sequence[bytes],
+        own: Sequence[bytes],
+    ) -> tuple[str, ...]:
+        """Runs that ended after the backup, as evidence tells that is not lost with the state folder."""
+        if self.project.evidence_url is None and self.project.evidence.is_relative_to(self.project.home):
+            return ()
+        self.say("evidence: runs that ended after the backup")
+        settings, store = self.project.settings, self._evidence(None)
+        believed = Believed(keys, own, settings.tenant, settings.env)
+        ended = find_ended(store, runs, believed, self._evidence(self.stage).keep)
+        with self._journal(load) as journal:
+            if journal is not None:
+                adopt_runs(journal, ended, store.place)
+            if load is not None:
+                release_budgets(load.connection(), ended, "budget_")
+        clear_stage(self.stage, ended)
+        return tuple(each.run_id for each in ended)
+
+    @contextmanager
+    def _journal(self, load: Load | None) -> Iterator[Connection | None]:
+        """The journal that is to be; None where there is none, or only the files of its tables."""
+        path = self.stage / "journal.sqlite"
+        if load is not None:
+            yield load.connection()
+        elif self.manifest.revision is not None or not path.is_file():
+            yield None
+        else:
+            with closing(sqlite3.connect(path)) as connection, connection:
+                yield connection
+
     def check_rest(self, *, write: bool) -> None:
         """Artifacts, evidence and lake: every byte is compared, and put where the project wants it."""
         for part in ("artifacts", "evidence", "lake"):
@@ -226,11 +286,9 @@ class _Restore:
         """The journal learns where its evidence lies now; then the folder becomes the project's."""
         store = self._evidence(None)
         places = [(store.place(entry.path), entry.path) for entry in self.manifest.part("evidence")]
-        if load is not None:
-            load.tell_places(places)
-        elif (self.stage / "journal.sqlite").is_file():
-            with closing(sqlite3.connect(self.stage / "journal.sqlite")) as connection, connection:
-                connection.executemany("UPDATE run SET evidence_path = ? WHERE run_id = ?", places)
+        with self._journal(load) as journal:
+            if journal is not None:
+                journal.executemany("UPDATE run SET evidence_path = ? WHERE run_id = ?", places)
         shutil.rmtree(self.stage / "scratch", ignore_errors=True)
         home = self.project.home
         aside = home.with_name(f".{home.name}.before")
