@@ -89,6 +89,8 @@ def _serve(project: Project, guard: LoopGuard, served: Served) -> None:
         reporter.start()
         with listen_on(socket_path(project.home)) as server:
             loop.run(zygote, server)
+        if companions.lost is not None:
+            raise companions.lost  # whoever supervises this process learns of it by the exit status
     finally:
         if export is not None:
             export.stop()
@@ -154,13 +156,8 @@ def _make_loop(
         cancel=runtime.engine.cancel,
         repositories=tuple(project.repositories.values()),
         say=say,
-        watch=lambda: _tell_ended(companions, say),
+        watch=companions.look,
     )
-
-
-def _tell_ended(companions: Companions, say: Callable[[str], None]) -> None:
-    for name in companions.ended():
-        say(f"{name} has ended; see logs/dagster.log")
 
 
 def _open_voice(project: Project) -> Callable[[str], None]:

@@ -41,7 +41,7 @@ class Loop:
     cancel: Callable[[str], object]
     repositories: Sequence[str]
     say: Say
-    watch: Callable[[], object] = lambda: None  # called in each whole pass
+    watch: Callable[[], bool] = lambda: False  # called in each whole pass; True: the loop stops
     drain_seconds: float = DRAIN_SECONDS
 
     def __post_init__(self) -> None:
@@ -85,7 +85,8 @@ class Loop:
             self._polled = now
         if whole:
             self._passed = now
-            self.watch()
+            if self.watch():
+                self._stop()
 
     def _adopt(self, zygote: Zygote) -> None:
         self.zygote = zygote

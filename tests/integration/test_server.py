@@ -195,6 +195,41 @@ def test_webhooks_while_the_ui_loads_then_the_ui_with_live_logs(site: Site) -> N
         assert notebook.read().startswith(b"<!DOCTYPE html>"), "a page like any other: nothing is rendered"
 
 
+def test_a_server_that_is_killed_comes_back_and_one_that_cannot_ends_the_loop(site: Site) -> None:
+    """A supervisor sees the loop only, so the loop has to see the server."""
+    site.yard.arguments = ["dev", "--port", str(site.port), "--no-ui", "--no-daemon"]
+    site.neighbour.goes_on.set()
+    site.yard.start()
+    site.yard.wait_for(lambda: site.call("/readyz")[0] == HTTPStatus.OK, 60, "the server")
+    _kill_server(site)
+    site.yard.wait_for(lambda: site.push()[0] == HTTPStatus.ACCEPTED, 60, "the next server")
+    assert "the server has ended (ended by SIGKILL)" in site.yard.log.read_text()
+
+    _kill_server(site)
+    with _hold(site.port):  # so that it cannot be started any more
+        assert site.yard.loop is not None
+        assert site.yard.loop.wait(90) == 1
+    said = site.yard.log.read_text()
+    assert "error[server-lost]: the server has ended 5 times in a row" in said
+    assert said.count("the server has ended (exit status 1)") == 3, said  # and two were killed
+    site.yard.loop = None
+
+
+def _kill_server(site: Site) -> None:
+    note = site.yard.project.home / "run" / "maestro_dagster.api.json"
+    os.kill(json.loads(note.read_text())["pid"], signal.SIGKILL)
+
+
+def _hold(port: int) -> socket.socket:
+    end = time.monotonic() + 20
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:  # the server is still dying
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
 def _browse(site: Site) -> None:
     from playwright.sync_api import sync_playwright
 

@@ -1,4 +1,7 @@
-"""Dagster's processes end with the loop, however it ends; stand-ins take their places here."""
+"""The server and Dagster's daemon end with the loop, however it ends, and are started again where they die.
+
+Stand-ins take their places here.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from maestro_dagster.errors import ProjectError
-from maestro_dagster.workers import companion, keeper
+from maestro_dagster.workers import companion, keeper, restart
 from maestro_dagster.workers.companion import Companions
 
 # Ignores SIGTERM, and has a child that does so in a session of its own: what a server with a code server
@@ -136,7 +139,16 @@ def test_a_number_that_is_another_process_by_now_is_nobodys_server(root: Path, p
     with socket.create_server(("127.0.0.1", port)), pytest.raises(ProjectError) as caught:
         make(root).start_server(port)
     assert "is taken" in caught.value.fact
+    assert caught.value.remedy.endswith("serve nothing: --no-ui, and no --port")
     assert keeper.process_start(os.getpid()) not in {"", "1"}
+
+
+def test_an_address_of_another_machine_is_not_a_port_that_is_taken(root: Path, port: int) -> None:
+    with pytest.raises(ProjectError) as caught:
+        make(root).start_server(port, "192.0.2.1")
+    assert caught.value.error_code == "address-unusable"
+    assert caught.value.place == f"192.0.2.1:{port}"
+    assert "--host" in caught.value.remedy
 
 
 def test_stop_ends_all_of_it(root: Path, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,14 +158,86 @@ def test_stop_ends_all_of_it(root: Path, port: int, monkeypatch: pytest.MonkeyPa
     pids = pids_of(root)
     companions.stop()
     assert not any(is_alive(pid) for pid in pids)
-    assert companions.ended() == []
+    assert not companions.look()
 
 
-def test_one_that_ends_by_itself_is_told_once(root: Path, port: int) -> None:
-    (root / "stand_in.py").write_text("raise SystemExit(3)")
-    companions = make(root)
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(restart, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(restart, "_LONGEST_PAUSE", 0.05)
+
+
+def test_a_server_that_is_killed_is_started_again(root: Path, port: int) -> None:
+    (root / "stand_in.py").write_text(STUBBORN.replace("SIG_IGN", "SIG_DFL"))
+    said: list[str] = []
+    companions = make(root, said)
     companions.start_server(port)
-    found: list[str] = []
-    wait_for(lambda: found.extend(companions.ended()) or found)  # type: ignore[func-returns-value]
-    assert found == ["stand_in"]
-    assert companions.ended() == []
+    first = pids_of(root)
+    (root / "pids").unlink()
+    os.kill(first[0], signal.SIGKILL)
+    wait_for(lambda: companions.look() or (root / "pids").exists())
+    assert pids_of(root)[0] != first[0]
+    assert not is_alive(first[1]), "what it had started is gone too"
+    assert companions.lost is None
+    assert said[-2:] == [
+        f"the server has ended (ended by SIGKILL); it is started again in 1 s; see {root.name}/log",
+        "the server is started again",
+    ]
+    companions.stop()
+
+
+def test_a_server_whose_keeper_is_killed_makes_room(
+    root: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "ORPHAN_GRACE", 0.5)
+    said: list[str] = []
+    companions = make(root, said)
+    companions.start_server(port)
+    first = pids_of(root)  # it ignores that it is asked to end
+    wait_for((root / "home" / "run" / "stand_in.json").exists)
+    (root / "pids").unlink()
+    os.kill(int(Path(f"/proc/{first[0]}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+    wait_for(lambda: companions.look() or (root / "pids").exists())
+    assert not is_alive(first[0])
+    assert pids_of(root)[0] != first[0]
+    assert "(its keeper was ended by SIGKILL)" in said[-2]
+    os.kill(first[1], signal.SIGKILL)
+    companions.stop()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_that_cannot_live_is_lost(root: Path, port: int) -> None:
+    (root / "stand_in.py").write_text("raise SystemExit(3)")
+    said: list[str] = []
+    companions = make(root, said)
+    companions.start_server(port)
+    wait_for(companions.look)
+    deaths = [line for line in said if "(exit status 3)" in line]
+    assert len(deaths) == restart.MOST_DEATHS
+    assert "cannot be kept alive" in said[-1]
+    assert companions.lost is not None
+    assert companions.lost.error_code == "server-lost"
+    assert companions.lost.place == str(root / "log")
+    before = len(said)
+    assert companions.look()
+    assert len(said) == before, "it is not tried any more"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_daemon_is_tried_for_ever(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(companion, "_DAEMON", "stand_in_too")
+    (root / "stand_in_too.py").write_text("raise SystemExit(3)")
+    said: list[str] = []
+    companions = make(root, said)
+    companions.start_daemon()
+    wait_for(lambda: companions.look() or len(said) > 4 * restart.MOST_DEATHS)
+    assert companions.lost is None
+    companions.stop()
+
+
+def test_pauses_grow_until_one_has_lived() -> None:
+    restarts = restart.Restarts()
+    assert [restarts.pause(1.0) for _ in range(7)] == [1, 2, 4, 8, 16, 30, 30]
+    assert restarts.hopeless
+    assert restarts.pause(61.0) == 1
+    assert not restarts.hopeless
