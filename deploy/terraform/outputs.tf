@@ -19,7 +19,7 @@ output "maestro_policy_arn" {
 }
 
 output "postgres_address" {
-  description = "Host of PostgreSQL; the database and the user are called maestro."
+  description = "Host of PostgreSQL; the database is called maestro, its user maestro_app."
   value       = aws_db_instance.postgres.address
 }
 

@@ -49,8 +49,9 @@ resource "aws_db_instance" "postgres" {
   engine_version = var.postgres_version
   instance_class = var.postgres_instance_class
 
+  # The user is not called as the schema, `maestro`, which would come before `public` for it.
   db_name                     = "maestro"
-  username                    = "maestro"
+  username                    = "maestro_app"
   manage_master_user_password = true # made, kept and rotated by Secrets Manager: it is in no state file
 
   allocated_storage     = var.postgres_storage_gib

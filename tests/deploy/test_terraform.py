@@ -91,6 +91,13 @@ def test_a_parser_reads_every_file(parsed: dict[str, dict[str, Any]]) -> None:
     assert {"aws_s3_bucket.store", "aws_db_instance.postgres"} <= set(parsed)
 
 
+def test_no_role_is_called_as_the_schema(parsed: dict[str, dict[str, Any]]) -> None:
+    from maestro_dagster.database.migration import SCHEMA
+
+    role = str(parsed["aws_db_instance.postgres"]["username"]).strip('"')
+    assert role == "maestro_app" != SCHEMA
+
+
 def test_nothing_holds_a_password(deploy: Path, parsed: dict[str, dict[str, Any]]) -> None:
     assert parsed["aws_db_instance.postgres"]["manage_master_user_password"] is True
     for body in parsed.values():
