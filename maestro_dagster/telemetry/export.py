@@ -12,6 +12,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from maestro_dagster.telemetry.trace import TraceSpan, parse_request
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import SpanContext
+    from requests import Response
 
 STATE = ".sent"
 _BATCH = 512  # spans in one request
@@ -31,7 +33,12 @@ _TIMEOUT = 10.0
 
 
 class Wire(Protocol):
-    """Sends spans; False when nobody took them, and they have to be sent again."""
+    """Sends spans; False when nobody took them, and they have to be sent again.
+
+    `problem` says then what an operator has to change; empty where waiting may help.
+    """
+
+    problem: str
 
     def send(self, spans: Sequence[TraceSpan]) -> bool: ...
 
@@ -49,26 +56,42 @@ class OtlpWire:
     ) -> None:
         import logging
 
+        import requests
         from opentelemetry.exporter.otlp.proto.http import Compression
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         # Its log would go to the loop's own output, with the body of whatever a server answered.
         logging.getLogger("opentelemetry").addHandler(logging.NullHandler())
+        self.problem = ""
+        session = requests.Session()
+        session.hooks["response"].append(self._refuse_redirection)
         self._exporter = OTLPSpanExporter(
             endpoint=endpoint_url(endpoint),
             headers=dict(headers or {}),
             timeout=timeout,
             compression=Compression.Gzip,
+            session=session,
         )
 
     def send(self, spans: Sequence[TraceSpan]) -> bool:
         from opentelemetry.sdk.trace.export import SpanExportResult
 
+        self.problem = ""
         found: bool = self._exporter.export([_readable(span) for span in spans]) is SpanExportResult.SUCCESS
         return found
 
     def close(self) -> None:
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
+
+    def _refuse_redirection(self, response: Response, *_: object, **__: object) -> None:
+        """The exporter follows none, and takes each for a success: nobody has the spans."""
+        if HTTPStatus.MULTIPLE_CHOICES <= response.status_code < HTTPStatus.BAD_REQUEST:
+            self.problem = (
+                f"it redirects (status {response.status_code}), which is no delivery; "
+                "set otlp_endpoint to the address that it redirects to"
+            )
+            response.close()
+            raise ValueError(self.problem)  # of no kind that it tries again at once
 
 
 class TraceExporter:
@@ -94,6 +117,11 @@ class TraceExporter:
         self._state = handle
         self._read_state()
         return True
+
+    @property
+    def problem(self) -> str:
+        """What an operator has to change before anything can be sent; empty when nothing is known."""
+        return self._wire.problem
 
     def send_new(self, *, stopping: Callable[[], bool] = lambda: False) -> tuple[int, bool]:
         """(how many spans were taken, whether all that there were)."""
@@ -165,19 +193,27 @@ class ExportThread:
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        pause, lost = _FIRST_PAUSE, False
+        pause, told = _FIRST_PAUSE, ""
         while True:
             if self._exporter.open():
                 _, whole = self._exporter.send_new(stopping=self._stop.is_set)
-                if not whole and not lost and not self._stop.is_set():
-                    self._say(f"traces cannot be sent to {self._where}; they are kept and sent later")
-                if whole and lost:
+                if whole and told:
                     self._say(f"traces are sent to {self._where} again")
-                lost = not whole
+                    told = ""
+                if not whole and not self._stop.is_set():
+                    told = self._tell(told)
                 pause = _FIRST_PAUSE if whole else min(_LONGEST_PAUSE, pause * 2)
             if self._stop.wait(pause):
                 self._exporter.close()
                 return
+
+    def _tell(self, told: str) -> str:
+        """That nothing can be sent: once, and again when the reason is another."""
+        why = f": {self._exporter.problem}" if self._exporter.problem else ""
+        text = f"traces cannot be sent to {self._where}{why}; they are kept and sent later"
+        if text != told:
+            self._say(text)
+        return text
 
 
 def endpoint_url(endpoint: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_what_was_written_arrives_as_it_was(tmp_path: Path, collector: Any) -> N
     assert (collector.headers[0]["x-team"], collector.headers[0]["api-key"]) == ("core", "abc==")
 
 
-@pytest.mark.parametrize("status", [500, 503, 401, 429])
+@pytest.mark.parametrize("status", [301, 302, 304, 307, 308, 500, 503, 401, 429])
 def test_what_nobody_took_is_sent_later(tmp_path: Path, collector: Any, status: int) -> None:
     write_spans(tmp_path, "r1")
     exporter = open_exporter(tmp_path, collector)
@@ -138,6 +139,27 @@ def test_the_thread_tells_when_nobody_listens_and_when_somebody_does(
         "traces are sent to collector:4318 again",
     ]
     assert len(collector.spans()) == 3
+
+
+def test_a_redirection_is_told_once_with_its_remedy(
+    tmp_path: Path, collector: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maestro_dagster.telemetry.export._FIRST_PAUSE", 0.02)
+    write_spans(tmp_path, "r1")
+    said: list[str] = []
+    collector.status = 308
+    thread = ExportThread(TraceExporter(tmp_path, OtlpWire(collector.url)), said.append, "collector:4318")
+    end = time.monotonic() + 20
+    while collector.asked < 4 and time.monotonic() < end:
+        time.sleep(0.02)
+    thread.stop()
+    assert collector.asked >= 4, "it is tried again"
+    (told,) = said
+    assert told == (
+        "traces cannot be sent to collector:4318: it redirects (status 308), which is no delivery; "
+        "set otlp_endpoint to the address that it redirects to; they are kept and sent later"
+    )
+    assert "r1.jsonl" not in (tmp_path / STATE).read_text()
 
 
 def test_an_endpoint_without_a_path_is_completed() -> None:
