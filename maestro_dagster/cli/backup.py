@@ -42,7 +42,8 @@ def command(
     Nothing has to stop. Backups in one TARGET share what they have in common. Each is signed by the
     project's key and names the digest of every file.
     """
-    from maestro_dagster.project.backup import back_up, list_backups
+    from maestro_dagster.project.backup import back_up
+    from maestro_dagster.project.backup_target import list_backups
     from maestro_dagster.project.root import find_project
 
     if listing:

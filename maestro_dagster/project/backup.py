@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.artifacts.interface import ArtifactStore
 from maestro_dagster.artifacts.store import open_store
-from maestro_dagster.errors import CostError, EvidenceError, ProjectError, StoreError
+from maestro_dagster.errors import EvidenceError, StoreError
 from maestro_dagster.evidence.key import load_signer
 from maestro_dagster.evidence.store import EvidenceStore
 from maestro_dagster.manifest.canonical import digest_bytes
@@ -49,9 +49,10 @@ from maestro_dagster.project.backup_statement import (
     Entry,
     Manifest,
     Part,
-    is_backup_id,
     sign_manifest,
 )
+from maestro_dagster.project.backup_target import check_target, is_inside, open_statements, target_error
+from maestro_dagster.project.database import require_moved
 from maestro_dagster.project.dump import dump_tables, read_usage
 from maestro_dagster.project.root import Project
 from maestro_dagster.project.seal import seal_files
@@ -59,8 +60,6 @@ from maestro_dagster.project.snapshot import copy_database, pin_databases
 
 if TYPE_CHECKING:
     import sqlite3
-
-    from maestro_dagster.costs.folder import LocalFolder, RemoteFolder
 
 Say = Callable[[str], None]
 CHOICES = ("artifacts", "lake")  # what may be left out by name
@@ -107,10 +106,15 @@ def back_up(
     """Makes a backup beside those that the target has; what they share is stored once.
 
     Without a passphrase private keys and secrets are left out. Raises KeyMissingError without a key to sign
-    with, StoreError, ProjectError (`backup-target`, `backup-database`, `backup-unsettled`), EvidenceError.
+    with, StoreError, ProjectError (`backup-target`, `backup-database`, `backup-unsettled`,
+    `records-not-moved`), EvidenceError.
     """
+    check_target(target)
+    if is_inside(target, project.home):
+        raise target_error("the backup would lie in the folder that it is a backup of", target)
+    if project.settings.database:
+        require_moved(project)  # its tables are still empty: a backup of them would hold nothing
     signer = load_signer(project.keys)
-    _refuse_inside(project, target)
     work = _Backup(project, open_store(target), say)
     sealed = _seal(project, passphrase, work)
     scratch = project.home / "scratch"
@@ -146,59 +150,11 @@ def back_up(
     work.put(manifest.encode())
     statements = open_statements(target)
     if not statements.create(f"{manifest.id}{SUFFIX}", sign_manifest(manifest, signer)):
-        raise _target_error("there is a backup of this name already", target)
+        raise target_error("there is a backup of this name already", target)
     return BackupReport(
         manifest.id, target, len(manifest.entries), manifest.size, work.new_bytes,
         work.moment.runs, len(work.moment.bundles), manifest.left_out, tuple(work.damaged),
     )  # fmt: skip
-
-
-class Statements:
-    """The signed statements of a target. Raises ProjectError (`backup-target`)."""
-
-    def __init__(self, folder: LocalFolder | RemoteFolder, place: str) -> None:
-        self._folder = folder
-        self._place = place
-
-    def ids(self) -> list[str]:
-        """Oldest first."""
-        names = self._ask(self._folder.names)
-        found = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
-        return sorted(name for name in found if is_backup_id(name))
-
-    def read(self, backup: str) -> bytes:
-        """Raises ProjectError (`backup-missing`) too."""
-        try:
-            return bytes(self._ask(lambda: self._folder.read(f"{backup}{SUFFIX}")))
-        except FileNotFoundError:
-            raise ProjectError(
-                f"there is no backup {backup!r}",
-                place=self._place,
-                remedy="`maestro backup TARGET --list` names those that there are",
-                code="backup-missing",
-            ) from None
-
-    def create(self, name: str, data: bytes) -> bool:
-        return bool(self._ask(lambda: self._folder.create(name, data)))
-
-    def _ask(self, call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except FileNotFoundError:
-            raise
-        except (CostError, OSError) as error:
-            why = error.fact.rpartition(": ")[2] if isinstance(error, CostError) else error.strerror
-            raise _target_error(f"the backup's place cannot be used: {why}", self._place) from error
-
-
-def open_statements(target: str) -> Statements:
-    from maestro_dagster.costs.folder import open_folder
-    from maestro_dagster.objects.bucket import hide_password
-
-    try:
-        return Statements(open_folder(target).child("backups"), hide_password(target))
-    except CostError as error:
-        raise _target_error("the backup's place cannot be opened", hide_password(target)) from error
 
 
 @dataclass
@@ -362,22 +318,3 @@ def _seal(project: Project, passphrase: str | None, work: _Backup) -> str | None
         path.relative_to(project.home).as_posix(): path.read_bytes() for path in find_secret_files(project)
     }
     return work.put(seal_files(files, passphrase))
-
-
-def _refuse_inside(project: Project, target: str) -> None:
-    if "://" not in target and Path(target).resolve().is_relative_to(project.home):
-        raise _target_error("the backup would lie in the folder that it is a backup of", target)
-
-
-def _target_error(fact: str, place: str) -> ProjectError:
-    return ProjectError(
-        fact,
-        place=place,
-        remedy="give another folder, or the URL (`s3://bucket/prefix`) of an object store",
-        code="backup-target",
-    )
-
-
-def list_backups(target: str) -> Iterator[str]:
-    """Ids of the backups in a target, oldest first. They are not looked into."""
-    yield from open_statements(target).ids()

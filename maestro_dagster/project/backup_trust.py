@@ -7,15 +7,19 @@ from pathlib import Path
 
 from maestro_dagster.artifacts.interface import ArtifactStore
 from maestro_dagster.errors import KeyMissingError, ProjectError
+from maestro_dagster.evidence.dsse import read_envelope
 from maestro_dagster.evidence.key import PRIVATE_NAME, PUBLIC_NAME, load_trusted, read_signer
-from maestro_dagster.project.backup import open_statements
 from maestro_dagster.project.backup_source import SECRET_FOLDERS
 from maestro_dagster.project.backup_statement import read_predicate
+from maestro_dagster.project.backup_target import open_statements
 from maestro_dagster.project.root import Project
 from maestro_dagster.project.seal import open_sealed
 
 
 def read_newest(target: str, backup: str | None) -> bytes:
+    """The statement of a backup. Whoever may write to the target may also copy an old one to a new name, so
+    the name has to be the signed one. Raises ProjectError (`backup-missing`, `backup-malformed`).
+    """
     statements = open_statements(target)
     if backup is None:
         backup = next(reversed(statements.ids()), None)
@@ -26,13 +30,19 @@ def read_newest(target: str, backup: str | None) -> bytes:
             remedy="give the folder or URL that `maestro backup` was given",
             code="backup-missing",
         )
-    return statements.read(backup)
+    signed = statements.read(backup)
+    if read_predicate(read_envelope(signed).payload).get("id") != backup:
+        raise ProjectError(
+            "the statement is of another backup than its name says: somebody copied or renamed it",
+            place=statements.place(backup),
+            remedy="find out who writes there; take a backup whose statement is its own with --backup",
+            code="backup-malformed",
+        )
+    return signed
 
 
 def open_keys(store: ArtifactStore, signed: bytes, passphrase: str | None) -> dict[str, bytes] | None:
     """What the passphrase opens. The statement is not believed yet: a lock that opens proves itself."""
-    from maestro_dagster.evidence.dsse import read_envelope
-
     sealed = read_predicate(read_envelope(signed).payload)["sealed"]
     if passphrase is None or sealed is None:
         return None

@@ -17,9 +17,10 @@ from maestro_dagster.artifacts.store import open_store
 from maestro_dagster.errors import MaestroError, ProjectError
 from maestro_dagster.evidence.key import make_key
 from maestro_dagster.evidence.verify import verify_bundle
-from maestro_dagster.project.backup import back_up, open_statements
+from maestro_dagster.project.backup import back_up
 from maestro_dagster.project.backup_source import LocalSource, store_settled
 from maestro_dagster.project.backup_statement import SUFFIX, Manifest, sign_manifest
+from maestro_dagster.project.backup_target import open_statements
 from maestro_dagster.project.restore import restore
 from maestro_dagster.project.root import Project, open_project
 from maestro_dagster.project.seal import open_sealed, seal_files
