@@ -1,11 +1,12 @@
 """`/healthz`: the process answers. `/readyz`: it can take in deliveries, and the loop works on them.
 
-{"ready": true, "checks": {"inbox": true, "loop": true}, "ui": "ready"}
+{"ready": true, "checks": {"deliveries": true, "forges": true, "inbox": true, "loop": true}, "ui": "ready"}
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
@@ -16,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from maestro_dagster.project.backend import Backend
 
 _HEADERS = {"cache-control": "no-store"}
+_FRESH_SECONDS = 1.0  # a look writes to the disk, and whoever asks need not say who it is
 
 
 async def tell_health(_: Request) -> Response:
@@ -25,15 +27,16 @@ async def tell_health(_: Request) -> Response:
 def ready_endpoint(backend: Backend, ui: Callable[[], str]) -> Callable[[Request], Awaitable[Response]]:
     """`ui` gives `ready`, `loading`, `failed` or `off`; without it deliveries are taken in all the same.
 
-    Who asks while somebody else's look goes on gets what that finds: it may last seconds, and the threads
-    are those of the deliveries.
+    Who asks while somebody else's look goes on, or soon after it, gets what that finds: it may last
+    seconds, and the threads are those of the deliveries.
     """
     look: asyncio.Task[Mapping[str, bool]] | None = None
+    begun = 0.0
 
     async def tell_ready(_: Request) -> Response:
-        nonlocal look
-        if look is None or look.done():
-            look = asyncio.create_task(run_in_threadpool(backend.checks))
+        nonlocal look, begun
+        if look is None or (look.done() and time.monotonic() - begun >= _FRESH_SECONDS):
+            look, begun = asyncio.create_task(run_in_threadpool(backend.checks)), time.monotonic()
         checks = dict(await asyncio.shield(look))
         ready = all(held for name, held in checks.items() if name != "inbox")
         status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE

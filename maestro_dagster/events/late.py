@@ -22,6 +22,7 @@ from typing import Any
 from maestro_dagster.errors import EventError, MaestroError
 from maestro_dagster.events.interface import RepositoryEvent, check_event
 
+_PROBE_BYTES = 64 * 1024  # as much as one delivery, and as SQLite takes at once
 PATIENCE = 5.0  # seconds; a database that restarts is waited for longer elsewhere
 Accept = Callable[[Sequence[RepositoryEvent]], Sequence[bool]]
 
@@ -73,8 +74,20 @@ class LateEvents:
         return found[0]
 
     def can_keep(self) -> bool:
-        """Whether this disk would take an event now."""
-        return os.access(self._folder if self._folder.exists() else self._folder.parent, os.W_OK)
+        """Whether this disk would take an event now: it is tried, for no figure tells of every quota."""
+        folder = self._folder if self._folder.exists() else self._folder.parent
+        path = folder / f"{os.getpid()}-{threading.get_ident()}.probe"
+        try:
+            try:
+                with path.open("wb") as file:
+                    file.write(bytes(_PROBE_BYTES))
+                    file.flush()
+                    os.fsync(file.fileno())
+            finally:
+                path.unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
 
     def is_waiting(self) -> bool:
         return any(self._names())

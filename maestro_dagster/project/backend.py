@@ -40,7 +40,8 @@ class Backend:
         receive: name of the URL, headers (lower case), raw body -> Delivery. Raises EventError.
         accept: events -> which were new; durable when it returns. Raises EventError.
         metrics: the text for Prometheus.
-        checks: what holds, by name: `deliveries` (can be taken in), `inbox` (can be reached), `loop` (runs).
+        checks: what holds, by name: `deliveries` (can be taken in), `forges` (their file is valid),
+            `inbox` (can be reached), `loop` (runs).
         hide: a text without secrets and personal data, for logs and replies.
         observe: is told of each answer: method, route, status, seconds.
         hosts: names that the server may be called by, besides loopback names and addresses.
@@ -64,7 +65,7 @@ def open_backend(project: Project) -> Backend:
     from maestro_dagster.project.intake import open_inbox
     from maestro_dagster.project.metric import open_metrics
     from maestro_dagster.project.redaction import open_redactor
-    from maestro_dagster.project.webhook import open_receiver
+    from maestro_dagster.project.webhook import ForgeFile, open_receiver
 
     redactor = open_redactor(project)
     inbox = open_inbox(project)
@@ -73,6 +74,7 @@ def open_backend(project: Project) -> Backend:
 
     late = LateEvents(project.inbox / "late", inbox.accept)
     _hand_over_later(late)
+    forges = ForgeFile(project)
 
     def accept(events: Sequence[RepositoryEvent]) -> Sequence[bool]:
         found = late.accept(events)
@@ -83,9 +85,14 @@ def open_backend(project: Project) -> Backend:
     def checks() -> Mapping[str, bool]:
         from maestro_dagster.workers.guard import is_loop_running
 
-        reached = _holds(lambda: inbox.recent(1))
+        reached = _holds(lambda: inbox.recent(1) is not None)
+        # An inbox of files lies on the disk that the late ones lie on, and one elsewhere gets nothing while
+        # others wait for it.
+        elsewhere = project.settings.database is not None and reached and not late.is_waiting()
+        readable = _holds(lambda: forges.read() is not None)
         return {
-            "deliveries": reached or late.can_keep(),
+            "deliveries": readable and (elsewhere or _holds(late.can_keep)),
+            "forges": readable,
             "inbox": reached,
             "loop": is_loop_running(project.home),
         }
@@ -116,16 +123,15 @@ def _hand_over_later(late: LateEvents) -> None:
     threading.Thread(target=look, name="late-events", daemon=True).start()
 
 
-def _holds(look: Callable[[], object]) -> bool:
+def _holds(look: Callable[[], bool]) -> bool:
     """Within the time that whoever probes has: a database that is away would be waited for much longer."""
     held: list[bool] = []
 
     def act() -> None:
         with contextlib.suppress(MaestroError):
-            look()
-            held.append(True)
+            held.append(look())
 
     thread = threading.Thread(target=act, name="check", daemon=True)
     thread.start()
     thread.join(_CHECK_SECONDS)
-    return bool(held)
+    return held == [True]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -155,4 +156,34 @@ def test_what_the_operator_must_repair_asks_the_forge_to_come_again(door: Door, 
     forges.write_text("repositories: [")
     assert door.post("github", body, headers)[0] == HTTPStatus.SERVICE_UNAVAILABLE
     forges.write_text(whole)
+    assert door.post("github", body, headers)[0] == HTTPStatus.ACCEPTED
+
+
+def test_forges_that_cannot_be_read_are_told_before_a_delivery_comes(door: Door, sign_delivery: Sign) -> None:
+    body = json.dumps(PUSH["payload"]).encode()
+    headers = {**PUSH["headers"], **sign_delivery("github", SECRET, body)}
+    assert door.post("github", body, headers)[0] == HTTPStatus.ACCEPTED
+    assert door.backend.checks()["deliveries"]
+    path = door.root / "resources" / "forges.yaml"
+    whole = path.read_text()
+    path.write_text("repositories: [\n")
+    assert door.post("github", body, headers)[0] == HTTPStatus.SERVICE_UNAVAILABLE
+    held = door.backend.checks()
+    assert (held["deliveries"], held["forges"]) == (False, False)
+    path.write_text(whole)
+    assert door.backend.checks()["deliveries"]
+
+
+def test_a_full_disk_is_told_before_a_delivery_comes(door: Door, sign_delivery: Sign) -> None:
+    body = json.dumps(PUSH["payload"]).encode()
+    headers = {**PUSH["headers"], **sign_delivery("github", SECRET, body)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16, before[1]))  # every write fails, as on a full disk
+        assert door.post("github", body, headers)[0] == HTTPStatus.SERVICE_UNAVAILABLE
+        assert not door.backend.checks()["deliveries"]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert door.backend.checks()["deliveries"]
+    assert not list((door.root / ".maestro" / "inbox").rglob("*.probe"))
     assert door.post("github", body, headers)[0] == HTTPStatus.ACCEPTED

@@ -96,7 +96,7 @@ def test_nothing_is_lost_while_postgres_is_away(
     wire.cut()
     for number in range(1, 20):
         assert list(found.accept([make(number)])) == [True]
-    assert found.checks() == {"deliveries": True, "inbox": False, "loop": False}
+    assert found.checks() == {"deliveries": True, "forges": True, "inbox": False, "loop": False}
     again = open_backend(project)  # a server that is started while the database is away
     assert list(again.accept([make(20)])) == [True]
     wire.is_cut = False
