@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -153,6 +154,28 @@ def new_database(postgres_server: str) -> Callable[[], str]:
         connection.cursor().execute(f"CREATE DATABASE {name}")
         connection.close()
         return postgres_server.replace("/postgres?", f"/{name}?")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def new_role_database(new_database: Callable[[], str], postgres_server: str) -> Callable[..., str]:
+    """Makes an empty database and a role that owns it; gives the URL."""
+
+    def make(role: str = "maestro") -> str:
+        import psycopg2
+
+        url = new_database()
+        name = url.partition("?")[0].rpartition("/")[2]
+        connection = psycopg2.connect(postgres_server)
+        connection.autocommit = True
+        cursor = connection.cursor()
+        cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (role,))
+        if cursor.fetchone() is None:
+            cursor.execute(f"CREATE ROLE {role} LOGIN")
+        cursor.execute(f"ALTER DATABASE {name} OWNER TO {role}")
+        connection.close()
+        return re.sub(r"//[^@/]*@", f"//{role}@", url)
 
     return make
 

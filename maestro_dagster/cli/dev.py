@@ -56,9 +56,9 @@ def command(port: int | None, host: str, no_ui: bool, no_daemon: bool) -> None:
     project.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.environ["MAESTRO_PROJECT"] = str(project.root)  # for children, wherever their working directory is
     if project.settings.database:
-        from maestro_dagster.workers.instance import DATABASE_VARIABLE
+        from maestro_dagster.workers.instance import DATABASE_VARIABLE, dagster_url
 
-        os.environ[DATABASE_VARIABLE] = project.settings.database
+        os.environ[DATABASE_VARIABLE] = dagster_url(project.settings.database)
     with LoopGuard(project.home) as guard:
         _serve(project, guard, Served(port, host, ui=not no_ui, daemon=not no_daemon))
 

@@ -30,14 +30,17 @@ _WORDING = Wording(CostError, "the counter of budgets", "budget-counter")
 
 
 class PostgresCounter(Counter):
-    """Connects on first use. Safe between threads, processes and forks. `url`: `postgresql://...`."""
+    """Connects on first use. Safe between threads, processes and forks. `url`: `postgresql://...`.
 
-    def __init__(self, url: str) -> None:
+    `dagster`: its tables lie in the same database, or will.
+    """
+
+    def __init__(self, url: str, *, dagster: bool = False) -> None:
         self._pool = Pool(
             url,
             wording=_WORDING,
             settings=_SETTINGS,
-            prepare=lambda connection: require_schema(connection, url, _WORDING),
+            prepare=lambda connection: require_schema(connection, url, _WORDING, dagster=dagster),
             name="maestro-budget",
         )
         self.place = self._pool.place

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.costs.lake import USAGE
 from maestro_dagster.costs.schema import COLUMNS, VERSION, complete_usage, usage_schema
+from maestro_dagster.database.address import use_schema
 from maestro_dagster.errors import CostError
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def open_catalogue(lake: Lake, name: str, database: str | None = None) -> SqlCat
 
     if database:
         location = f"{lake.location.rstrip('/')}/{FOLDER}"
-        uri = database.replace("postgresql://", "postgresql+psycopg2://", 1)
+        # The catalogue names no schema for its two tables: they lie beside Dagster's.
+        uri = use_schema(database, "public").replace("postgresql://", "postgresql+psycopg2://", 1)
         return SqlCatalog(name, uri=uri, warehouse=location if "://" in location else f"file://{location}")
     if lake.files is not None:
         raise CostError(

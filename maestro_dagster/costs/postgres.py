@@ -32,7 +32,7 @@ class UsageDatabase:
             url,
             wording=_WORDING,
             settings="SET synchronous_commit = on; SET lock_timeout = '30s'",
-            prepare=lambda connection: require_schema(connection, url, _WORDING),
+            prepare=lambda connection: require_schema(connection, url, _WORDING, dagster=True),
             name="maestro-usage",
         )
         self.place = self._pool.place

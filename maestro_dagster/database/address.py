@@ -1,8 +1,8 @@
-"""The URL of a PostgreSQL, as it may be shown."""
+"""The URL of a PostgreSQL: as it may be shown, and for those who know of no schema."""
 
 from __future__ import annotations
 
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 _IN_QUERY = ("password", "sslpassword")  # libpq takes both there as well
 
@@ -23,3 +23,23 @@ def hide_url(text: str, url: str) -> str:
         if secret:
             text = text.replace(secret, "***")
     return text
+
+
+def use_schema(url: str, schema: str) -> str:
+    """The same database for a library that names no schema: its tables lie in `schema` and nowhere else.
+
+    PostgreSQL itself looks into a schema with the name of the role first. Options that the URL has stay; of
+    two that set the same, the server takes the later one.
+    """
+    ours = f"-csearch_path={schema}"
+    head, _, query = url.partition("?")
+    pairs, given = [], ""
+    for pair in filter(None, query.split("&")):
+        key, _, value = pair.partition("=")
+        if unquote(key) == "options":
+            given = unquote(value)  # libpq takes the last of several
+        else:
+            pairs.append(pair)
+    if given.split()[-1:] != [ours]:
+        given = f"{given} {ours}".strip()
+    return f"{head}?{'&'.join([*pairs, f'options={quote(given)}'])}"

@@ -15,6 +15,7 @@ from maestro_dagster.errors import DatabaseError, MaestroError
 
 T = TypeVar("T")
 DISK_FULL = "disk-full"
+SCHEMA = "maestro"  # of all our tables in a PostgreSQL
 
 
 class Rows(Protocol):

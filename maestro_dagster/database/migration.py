@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.database.address import show_url
-from maestro_dagster.database.interface import PLAIN, Wording
+from maestro_dagster.database.interface import PLAIN, SCHEMA, Wording
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812 - its own name is lower case
 
-SCHEMA = "maestro"
 _FOLDER = Path(__file__).with_name("migrations")
 _REVISION = re.compile(r"r(\d{4})_\w+\.py")
 _LOCK = 5_567_049_253  # one process makes the tables, the others wait and find them made
@@ -41,12 +40,21 @@ def read_revision(connection: RawConnection) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
-def require_schema(connection: RawConnection, url: str, wording: Wording = PLAIN) -> None:
+def require_schema(
+    connection: RawConnection, url: str, wording: Wording = PLAIN, *, dagster: bool = False
+) -> None:
     """Makes the tables in an empty database; refuses older ones (`older`) and newer ones (`newer`).
 
-    Tables that hold something are changed by `maestro migrate` alone, while nobody uses them.
+    Tables that hold something are changed by `maestro migrate` alone, while nobody uses them. `dagster`:
+    Dagster's tables will lie there too. Raises (`rights`) before anything is made.
     """
+    from maestro_dagster.database.survey import is_ours, refuse_misplaced, require_rights
+
     found, newest = read_revision(connection), list_revisions()[-1]
+    if not is_ours(found):
+        refuse_misplaced(connection, url)
+    if found is None or dagster:
+        require_rights(connection, url, wording, ours=found is None, dagster=dagster)
     if found is None:
         upgrade_schema(url)
     elif found < newest:

@@ -11,7 +11,7 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from maestro_dagster.database.address import hide_url, show_url
-from maestro_dagster.database.interface import DISK_FULL, PLAIN, Wording
+from maestro_dagster.database.interface import DISK_FULL, PLAIN, SCHEMA, Wording
 from maestro_dagster.errors import MaestroError
 
 if TYPE_CHECKING:
@@ -56,7 +56,9 @@ class Pool:
         name: str = "maestro",
     ) -> None:
         self.place = show_url(url)
-        self._url, self._wording, self._settings, self._name = url, wording, settings, name
+        self._url, self._wording, self._name = url, wording, name
+        # Else it would be the role's name that decides where a table is looked for.
+        self._settings = f"SET search_path TO {SCHEMA}; {settings}"
         self._prepare = prepare
         self._lock = threading.Lock()
         self._room = threading.BoundedSemaphore(MOST)
@@ -161,8 +163,7 @@ class Pool:
         try:
             connection.autocommit = True
             self._reached = True
-            if self._settings:
-                send(connection, self._settings)
+            send(connection, self._settings)
             if not self._ready:
                 if self._prepare is not None:
                     self._prepare(connection)

@@ -18,7 +18,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from maestro_dagster.database.address import show_url
-from maestro_dagster.database.interface import PLAIN, Connection, Rows, Wording
+from maestro_dagster.database.interface import PLAIN, SCHEMA, Connection, Rows, Wording
 from maestro_dagster.database.migration import require_schema
 from maestro_dagster.database.placeholder import convert_sql
 from maestro_dagster.database.pool import PATIENCE, Pool, is_lost, send
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as RawConnection  # noqa: N812 - its own name is lower case
 
 T = TypeVar("T")
-SCHEMA = "maestro"
 _READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path TO {SCHEMA}; "
 # A process that stops in the middle (SIGSTOP, a lost network) must not hold up all others for ever.
 _WRITE = (
@@ -60,7 +59,7 @@ class PostgresDatabase:
 
     def __init__(self, url: str, room: str, *, owner: str | None = None, wording: Wording = PLAIN) -> None:
         def prepare(connection: RawConnection) -> None:
-            require_schema(connection, url, wording)
+            require_schema(connection, url, wording, dagster=owner is not None)
             if owner is not None:
                 _require_owner(connection, owner, wording, show_url(url))
 

@@ -258,9 +258,10 @@ def _check_journal(project: Project) -> Finding:
 
 def _check_database(project: Project) -> Finding:
     """Whether the server answers and has the tables. An empty database gets them, as by any command."""
-    from maestro_dagster.project.database import open_journal
+    from maestro_dagster.project.database import open_journal, refuse_old_layout
 
     try:
+        refuse_old_layout(project)
         journal = open_journal(project)
         journal.runs(limit=1)
     except MaestroError as error:

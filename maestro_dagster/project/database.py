@@ -47,6 +47,20 @@ def find_journal(project: Project) -> Journal | None:
     return open_journal(project)
 
 
+def refuse_old_layout(project: Project) -> None:
+    """Raises DatabaseError (`dagster-misplaced`, and what the database has to say)."""
+    from maestro_dagster.database.pool import Pool
+    from maestro_dagster.database.survey import refuse_misplaced
+
+    url = project.settings.database or ""
+    pool = Pool(url, name="maestro-survey")
+    try:
+        connection, _ = pool.insist(lambda raw: refuse_misplaced(raw, url))
+        pool.give(connection)
+    finally:
+        pool.close()
+
+
 def name_scope(project: Project) -> str:
     """What tells this project from others in one database."""
     return f"{project.settings.tenant}/{project.settings.project_name}"

@@ -91,7 +91,7 @@ def migrate_project(project: Project, say: Say) -> Migration:
             code="database-missing",
         )
     _refuse_while_used(project)
-    before, after = upgrade_database(url)
+    before, after = upgrade_database(url, dagster=True)
     if project.settings.budget_database:
         upgrade_database(project.settings.budget_database)
     home, place = _home_id(project), show_place(url)
@@ -111,8 +111,12 @@ def migrate_project(project: Project, say: Say) -> Migration:
     return Migration(place, before, after, rows, usage, repeated)
 
 
-def upgrade_database(url: str) -> tuple[str | None, str]:
-    """Brings the tables to this Maestro's revision; gives the one before and the one after."""
+def upgrade_database(url: str, *, dagster: bool = False) -> tuple[str | None, str]:
+    """Brings the tables to this Maestro's revision; gives the one before and the one after.
+
+    `dagster`: its tables lie there too, or will. Raises DatabaseError (`database-rights`,
+    `dagster-misplaced`) before anything is changed.
+    """
     from maestro_dagster.database.migration import (
         list_revisions,
         read_revision,
@@ -120,12 +124,15 @@ def upgrade_database(url: str) -> tuple[str | None, str]:
         upgrade_schema,
     )
     from maestro_dagster.database.pool import Pool
+    from maestro_dagster.database.survey import refuse_misplaced, require_rights
 
     pool = Pool(url, name="maestro-migrate")
     newest = list_revisions()[-1]
 
     def look(connection: Any) -> str | None:
+        refuse_misplaced(connection, url)
         found = read_revision(connection)
+        require_rights(connection, url, ours=found is None or found < newest, dagster=dagster)
         if found is None or found < newest:
             upgrade_schema(url)
         require_schema(connection, url)  # one that is newer is refused

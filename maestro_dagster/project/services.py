@@ -102,7 +102,7 @@ def open_budgets(project: Project, redactor: Redactor | None = None, *, anew: bo
         if url:
             from maestro_dagster.costs.counter_postgres import PostgresCounter
 
-            return PostgresCounter(url)
+            return PostgresCounter(url, dagster=not settings.budget_database)
         from maestro_dagster.costs.counter_sqlite import SqliteCounter
 
         return SqliteCounter(project.home / "budgets.sqlite", anew=anew)

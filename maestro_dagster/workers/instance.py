@@ -1,7 +1,9 @@
 """Dagster's own home, below the state folder of the project.
 
 Its storage is SQLite there, or the project's PostgreSQL. The URL of that one stands in no file: the
-environment variable `MAESTRO_DAGSTER_DATABASE` carries it to the processes that `maestro dev` starts.
+environment variable `MAESTRO_DAGSTER_DATABASE` carries it to the processes that `maestro dev` starts. There
+Dagster's tables lie in the schema `public`, whatever the role is called, and apart from ours: both have a
+table `alembic_version`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maestro_dagster.database.address import use_schema
 from maestro_dagster.workers.filelock import hold_file
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 
 _MARK = "# Written by Maestro at every start. Remove this line to keep a file of your own."
 DATABASE_VARIABLE = "MAESTRO_DAGSTER_DATABASE"
+DAGSTER_SCHEMA = "public"
 _STATEMENT_MS, _RECYCLE_SECONDS, _POOL_OVERFLOW = 60_000, 3600, 8
 _SQLITE = """\
   custom:
@@ -60,6 +64,11 @@ run_launcher:
 
 def dagster_home(home: Path) -> Path:
     return home / "dagster"
+
+
+def dagster_url(database: str) -> str:
+    """The URL for Dagster's tables in the database of a project."""
+    return use_schema(database, DAGSTER_SCHEMA)
 
 
 def prepare_dagster_home(home: Path, *, postgres: bool = False) -> Path:
@@ -102,10 +111,11 @@ def open_instance(home: Path, database: str | None = None) -> Iterator[dg.Dagste
 def _handing_on(database: str | None) -> Iterator[bool]:
     """Whether Dagster's storage is a PostgreSQL; its URL is in the environment for the time of the block."""
     before = os.environ.get(DATABASE_VARIABLE)
-    if database is None or database == before:
+    wanted = database if database is None else dagster_url(database)
+    if wanted is None or wanted == before:
         yield before is not None
         return
-    os.environ[DATABASE_VARIABLE] = database
+    os.environ[DATABASE_VARIABLE] = wanted
     try:
         yield True
     finally:

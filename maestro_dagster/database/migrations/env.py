@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from maestro_dagster.database.migration import SCHEMA
+from maestro_dagster.database.interface import SCHEMA
 
 context.configure(
     connection=context.config.attributes["connection"],
