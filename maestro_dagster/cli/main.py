@@ -37,6 +37,7 @@ COMMANDS = {
     "recipe": Row(f"{_CLI}.recipe:command", "List the shipped flows, or add one to the project."),
     "policy": Row(f"{_CLI}.policy:command", "Evaluate or test the policy packs."),
     "report": Row(f"{_CLI}.report:command", "Show what forges were told of runs, and what waits."),
+    "events": Row(f"{_CLI}.events:command", "Show events that wait to become runs, or drop them."),
     "migrate": Row(f"{_CLI}.migrate:command", "Move this project into its PostgreSQL."),
     "hook": Row(f"{_CLI}.hook:command", "Let a Git repository tell the project of pushes."),
     "cost": Row(f"{_CLI}.cost:command", "Report or export what runs cost."),

@@ -6,7 +6,7 @@
 
 A drop is deleted only after its row is committed; a crash between the two finds the row again by its
 event id. Webhooks come in by `accept`. Rows are `pending` until runs were requested for them, or it was
-noted that no flow wants the event.
+noted that no flow wants the event (`requested`), or somebody let go of it (`dropped`, waiting.py).
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ CREATE TABLE IF NOT EXISTS seen_ref (
     PRIMARY KEY (repository, ref)
 ) WITHOUT ROWID;
 """
-_COLUMNS = "event_id, repository, before, after, ref, received_at, source, name, kind, facts"
-_WIDTH = _COLUMNS.count(",") + 1
+COLUMNS = "event_id, repository, before, after, ref, received_at, source, name, kind, facts"
+_WIDTH = COLUMNS.count(",") + 1
 _ROWS = 100  # a statement
 _LATER_COLUMNS = {"kind": "''", "facts": "'{}'"}  # those that a table of release 0.1 lacks, with defaults
 
@@ -205,9 +205,9 @@ class Inbox:
                     path.rename(self.folder / "new" / path.name)
 
     def _select(self, clause: str, limit: int) -> tuple[RepositoryEvent, ...]:
-        sql = f"SELECT {_COLUMNS} FROM event {clause}"  # noqa: S608 - constants of this file
+        sql = f"SELECT {COLUMNS} FROM event {clause}"  # noqa: S608 - constants of this file
         rows = self.database.run_read(lambda connection: connection.execute(sql, (limit,)).fetchall())
-        return tuple(_read_row(row) for row in rows)
+        return tuple(read_row(row) for row in rows)
 
     def _broken(self, error: OSError) -> EventError:
         remedy = "see that the disk has room and the folder is writable; nothing of it was lost"
@@ -222,8 +222,9 @@ def _add_later_columns(connection: Connection) -> None:
             connection.execute(f"ALTER TABLE event ADD COLUMN {name} TEXT NOT NULL DEFAULT {default}")
 
 
-def _read_row(row: Sequence[Any]) -> RepositoryEvent:
-    named = dict(zip(_COLUMNS.split(", "), row, strict=True))
+def read_row(row: Sequence[Any]) -> RepositoryEvent:
+    """The event of a row of COLUMNS."""
+    named = dict(zip(COLUMNS.split(", "), row, strict=True))
     return RepositoryEvent(**{**named, "facts": json.loads(named["facts"])})
 
 
@@ -234,7 +235,7 @@ def _insert(connection: Connection, events: Sequence[RepositoryEvent]) -> tuple[
         part = events[start : start + _ROWS]
         row = f"({', '.join('?' * _WIDTH)}, 'pending')"
         rows = connection.execute(
-            f"INSERT INTO event ({_COLUMNS}, state)"  # noqa: S608 - constants of this file
+            f"INSERT INTO event ({COLUMNS}, state)"  # noqa: S608 - constants of this file
             f" VALUES {', '.join([row] * len(part))} ON CONFLICT (event_id) DO NOTHING RETURNING event_id",
             [value for event in part for value in _row_of(event)],
         )
@@ -247,7 +248,7 @@ def _insert(connection: Connection, events: Sequence[RepositoryEvent]) -> tuple[
 
 
 def _row_of(event: RepositoryEvent) -> tuple[Any, ...]:
-    """The values of _COLUMNS."""
+    """The values of COLUMNS."""
     return (
         event.event_id,
         event.repository,

@@ -265,7 +265,7 @@ def _explain(error: EventError, url: str) -> EventError:
         return EventError(
             f"the server does not let us read the repository: {error.fact}",
             place=url,
-            remedy="give its forge a `token` that may read and `clone` the host of `api` in resources/forges.yaml,"
+            remedy="give it in resources/forges.yaml a `token` that may read, a `clone` at the host of `api`,"
             " or this user an ssh key, or a line in ~/.netrc",
             code="mirror-denied",
         )

@@ -58,7 +58,7 @@ def find_api(name: str, forge: str, clone: str, api: str | None) -> str:
 
 
 def takes_token(forge: ForgeRepository) -> bool:
-    """Whether git sends the token to the server of `clone`: it is the one of `api`, by a way that is closed."""
+    """Whether git sends the token to the server of `clone`: it is that of `api`, and nobody listens."""
     clone = urlsplit(forge.clone)
     if clone.scheme != "https" and not (clone.scheme == "http" and is_this_machine(clone.hostname)):
         return False

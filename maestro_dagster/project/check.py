@@ -168,12 +168,13 @@ def _check_models(project: Project) -> Finding:
 
 
 def _check_forges(project: Project) -> Finding:
+    from maestro_dagster.project.clone import check_clone
     from maestro_dagster.project.report import check_reporting
     from maestro_dagster.project.webhook import ForgeFile, check_secrets
 
     forges = ForgeFile(project).read()
     for forge in forges:
-        if fault := check_secrets(project, forge):
+        if fault := check_clone(forge) or check_secrets(project, forge):
             return Finding("forges", fault.status, fault.fact, fault.remedy)
     destinations, lost = check_reporting(project)
     if lost:

@@ -22,6 +22,13 @@ def open_inbox(project: Project) -> Inbox:
     return Inbox(project.inbox, database)
 
 
+def has_inbox(project: Project) -> bool:
+    """Whether anything can be in the inbox: looking makes no file."""
+    from maestro_dagster.project.database import inbox_file
+
+    return project.settings.database is not None or inbox_file(project).exists()
+
+
 def open_mirrors(project: Project, *, wait: bool = False) -> Mirrors:
     """The mirrors of remote repositories. Each is read with its forge's token where that has its `api`."""
     from maestro_dagster.events.mirror import Mirrors
@@ -51,6 +58,7 @@ def open_intake(project: Project, say: Callable[[str], None], *, wait: bool = Fa
     With `wait` remote repositories are fetched while the caller waits, else beside it.
     """
     from maestro_dagster.manifest.read import read_flow
+    from maestro_dagster.project.clone import open_locator
     from maestro_dagster.project.database import open_journal
     from maestro_dagster.project.trace import trace_requests
     from maestro_dagster.steps.catalogue import load_catalogue
@@ -63,6 +71,7 @@ def open_intake(project: Project, say: Callable[[str], None], *, wait: bool = Fa
         request=trace_requests(project, inbox, open_journal(project).request),
         say=say,
         mirrors=open_mirrors(project, wait=wait),
+        locate=open_locator(project),
         default_branch=project.settings.default_branch,
         region=project.settings.request_region,
     )

@@ -82,34 +82,34 @@ def find_secrets(project: Project, forge: ForgeRepository) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class SecretFault:
-    """What is wrong with the secrets of a repository."""
+class ForgeFault:
+    """What is wrong with a repository of resources/forges.yaml."""
 
     status: Literal["warning", "error"]
     fact: str
     remedy: str
 
 
-def check_secrets(project: Project, forge: ForgeRepository) -> SecretFault | None:
+def check_secrets(project: Project, forge: ForgeRepository) -> ForgeFault | None:
     """Whether deliveries of the repository can be verified, and results told."""
     find = secret_source(project.home)
     named = [*forge.secrets, *([forge.token] if forge.token else [])]
     try:
         values = {name: find(name) for name in named}
     except ProjectError as error:
-        return SecretFault("error", f"{forge.name}: {error.fact} ({error.place})", error.remedy)
+        return ForgeFault("error", f"{forge.name}: {error.fact} ({error.place})", error.remedy)
     missing = [name for name in named if values[name] is None]
     if missing:
         # With one of two secrets deliveries still come in.
         lost = missing[0] == forge.token or all(name in missing for name in forge.secrets)
-        return SecretFault(
+        return ForgeFault(
             "error" if lost else "warning",
             f"{forge.name}: there is no secret {missing[0]}",
             f"set {secret_variable(missing[0])}, or write {project.home / 'secrets' / missing[0]} (mode 600)",
         )
     short = [name for name in forge.secrets if len(values[name] or "") < _SHORTEST_SECRET]
     if short:
-        return SecretFault(
+        return ForgeFault(
             "warning",
             f"{forge.name}: the secret {short[0]} is shorter than {_SHORTEST_SECRET} characters",
             "make one with `openssl rand -hex 32`",

@@ -62,7 +62,8 @@ class FlowFolder:
 class Intake:
     """`request` writes requests durably and ignores those that are known.
 
-    `mirrors` have the remote repositories; an event waits in the inbox until its own is there.
+    `mirrors` have the remote repositories; an event waits in the inbox until its own is there. `locate` says
+    anew at each try where that is: what an event was told may have been wrong.
     """
 
     inbox: Inbox
@@ -72,6 +73,7 @@ class Intake:
     mirrors: Mirrors
     default_branch: str = "main"
     region: str | None = None
+    locate: Callable[[RepositoryEvent], RepositoryEvent] = lambda event: event
 
     def __post_init__(self) -> None:
         self._stamp = -1
@@ -110,7 +112,7 @@ class Intake:
                     wanted.append((event, found))
             except EventError as error:
                 self._missing.add(event.repository)
-                self.say(f"the {event.kind} {event.event_id} waits: {error}")
+                self.say(f"the {event.kind} {event.event_id} waits: {_explain(event, error)}")
         requests = [request for _, found in wanted for request in found]
         if requests:
             self.request(requests)
@@ -122,8 +124,10 @@ class Intake:
     def _requests(self, event: RepositoryEvent, flows: Sequence[Flow]) -> list[RunRequest] | None:
         """None: what the event is about is still being fetched."""
         try:
-            wanting = [flow for flow in flows if flow_wants(flow, event, lambda: self._changed(event))]
-            git = self._facts(event) if wanting else {}
+            wanting = [
+                flow for flow in flows if flow_wants(flow, event, lambda: self._changed(self.locate(event)))
+            ]
+            git = self._facts(self.locate(event)) if wanting else {}
         except _NotYet:
             return None
         cause: Cause = "poll" if event.source == "poll" else "push" if event.kind in _PUSHES else "event"
@@ -177,6 +181,14 @@ class Intake:
         if found is None:
             raise _NotYet
         return str(found)
+
+
+def _explain(event: RepositoryEvent, error: EventError) -> EventError:
+    """A webhook's repository is named elsewhere than those that are polled or have a hook."""
+    if event.source != "webhook" or error.error_code != "repository-missing":
+        return error
+    remedy = f"correct `clone` of {event.name} in resources/forges.yaml; the event is tried again by itself"
+    return EventError(error.fact, place=error.place, remedy=remedy, code=error.error_code)
 
 
 class _NotYet(Exception):  # noqa: N818 - no error: it waits

@@ -68,7 +68,7 @@ def test_broken_rates_and_models_are_found(project: Path) -> None:
 
 def test_a_webhook_without_its_secret_is_found(project: Path) -> None:
     (project / "resources/forges.yaml").write_text(
-        "repositories: [{name: shop, forge: github, repository: acme/shop, clone: /srv/shop.git, "
+        "repositories: [{name: shop, forge: github, repository: acme/shop, clone: 'https://git.example/a/b', "
         "secrets: [SHOP, SHOP_BEFORE], token: TOKEN, api: 'https://git.example/api/v3'}]"
     )
     folder = project / ".maestro/secrets"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,9 @@ def test_two_sensors_share_the_inbox_and_ask_for_each_run_once(project: Project,
         "actor": "eve",
     }
     request = replace(pushed, event_id="webhook-0001", source="webhook", kind="pr", facts=told)
+    row = {"name": "lib", "forge": "github", "repository": "acme/lib", "clone": request.repository}
+    forges = {"repositories": [{**row, "secrets": ["LIB"]}]}
+    (project.root / "resources/forges.yaml").write_text(json.dumps(forges))
     assert inbox.accept([request]) == (True,)
     inbox.close()
     with open_instance(project.home) as instance:
