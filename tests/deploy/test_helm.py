@@ -34,8 +34,19 @@ FULL: dict[str, Any] = {
     "ingress": {"enabled": True, "className": "nginx", "host": "hooks.example.org", "tlsSecret": "hooks-tls"},
     "networkPolicy": {"from": [{"namespaceSelector": {"matchLabels": {"name": "ingress"}}}]},
     "monitoring": {"enabled": True, "labels": {"release": "prometheus"}},
+    "backup": {
+        "enabled": True,
+        "target": "s3://acme-backups/shop",
+        "leaveOut": ["lake"],
+        "passphrase": {"name": "maestro-backup", "key": "passphrase"},
+    },
     "nodeSelector": {"kubernetes.io/arch": "amd64"},
     "tolerations": [{"key": "ci", "operator": "Exists"}],
+}
+RESTORE: dict[str, Any] = {
+    **PLAIN,
+    "replicas": 0,
+    "restore": {"target": "s3://acme-backups/shop", "backup": "20260131T040000000Z-1a2b3c", "check": True},
 }
 _CUSTOM = {"PodMonitor", "PrometheusRule"}  # of the Prometheus operator: no schema of Kubernetes
 
@@ -63,9 +74,9 @@ def _render(helm: str, chart: Path, values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module", params=["plain", "full"])
+@pytest.fixture(scope="module", params=["plain", "full", "restore"])
 def manifests(request: pytest.FixtureRequest, helm: str, deploy: Path) -> list[dict[str, Any]]:
-    values = {"plain": PLAIN, "full": FULL}[request.param]
+    values = {"plain": PLAIN, "full": FULL, "restore": RESTORE}[request.param]
     found = _render(helm, deploy / "helm" / "maestro", values)
     assert not found["lint"]["errors"]
     return [document for text in found["files"].values() for document in read_yaml(text)]
@@ -99,6 +110,8 @@ def _pods(manifests: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for document in manifests:
         if document["kind"] in {"StatefulSet", "Job"}:
             yield document["spec"]["template"]["spec"]
+        if document["kind"] == "CronJob":
+            yield document["spec"]["jobTemplate"]["spec"]["template"]["spec"]
 
 
 def test_every_container_is_locked_down(manifests: list[dict[str, Any]]) -> None:
@@ -116,6 +129,8 @@ def test_every_container_is_locked_down(manifests: list[dict[str, Any]]) -> None
             assert security["seccompProfile"]["type"] == (
                 "Unconfined" if "procMount" in security else "RuntimeDefault"
             )
+            # Kubernetes takes an unmasked /proc in a user namespace only.
+            assert "procMount" not in security or pod["hostUsers"] is False
 
 
 def test_a_container_without_seccomp_is_in_a_user_namespace(full: dict[str, dict[str, Any]]) -> None:
@@ -133,7 +148,8 @@ def test_secrets_are_named_never_held(manifests: list[dict[str, Any]]) -> None:
                 "name": "maestro-database",
                 "key": "url",
             }
-            assert not [name for name in named if name.startswith("MAESTRO_SECRET_")]
+            secrets = [entry for name, entry in named.items() if name.startswith("MAESTRO_SECRET_")]
+            assert all(set(entry["valueFrom"]) == {"secretKeyRef"} for entry in secrets)
 
 
 def test_variables_are_settings_that_exist(full: dict[str, dict[str, Any]]) -> None:
@@ -149,6 +165,80 @@ def test_the_internet_reaches_webhooks_only(full: dict[str, dict[str, Any]]) -> 
     assert full["Ingress"]["spec"]["tls"] == [{"hosts": ["hooks.example.org"], "secretName": "hooks-tls"}]
     egress = full["NetworkPolicy"]["spec"]["egress"]
     assert egress[-1]["to"][0]["ipBlock"]["except"] == ["169.254.0.0/16"]
+
+
+def test_a_backup_has_the_records_the_stores_and_the_key(full: dict[str, dict[str, Any]]) -> None:
+    assert full["CronJob"]["spec"]["concurrencyPolicy"] == "Forbid"
+    pod = full["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == full["ServiceAccount"]["metadata"]["name"]
+    (container,) = pod["containers"]
+    assert container["args"] == ["backup", "s3://acme-backups/shop", "--json", "--leave-out", "lake"]
+    loop = full["StatefulSet"]["spec"]["template"]["spec"]
+    named = {entry["name"]: entry for entry in container["env"]}
+    passphrase = named.pop("MAESTRO_SECRET_BACKUP_PASSPHRASE")["valueFrom"]["secretKeyRef"]
+    assert passphrase == {"name": "maestro-backup", "key": "passphrase"}
+    assert list(named.values()) == loop["containers"][0]["env"]
+    assert container["envFrom"] == loop["containers"][0]["envFrom"]
+    assert container["volumeMounts"] == loop["containers"][0]["volumeMounts"]
+    assert pod["initContainers"] == loop["initContainers"]
+    assert {mount["name"] for mount in container["volumeMounts"]} < {each["name"] for each in pod["volumes"]}
+    assert pod["nodeSelector"] == loop["nodeSelector"]
+
+
+def test_no_backup_and_no_restore_unless_asked_for(helm: str, deploy: Path) -> None:
+    files = _render(helm, deploy / "helm" / "maestro", PLAIN)["files"]
+    names = {
+        document["metadata"]["name"]
+        for text in files.values()
+        for document in read_yaml(text)
+        if document["kind"] in {"CronJob", "Job"}
+    }
+    assert names == {"maestro-migrate"}
+
+
+def test_a_restore_is_one_try_while_nobody_works(helm: str, deploy: Path) -> None:
+    files = _render(helm, deploy / "helm" / "maestro", RESTORE)["files"]
+    found = {
+        (document["kind"], document["metadata"]["name"]): document["spec"]
+        for text in files.values()
+        for document in read_yaml(text)
+        if "spec" in document
+    }
+    assert found["StatefulSet", "maestro"]["replicas"] == 0
+    (job,) = [spec for (kind, name), spec in found.items() if (kind, name[:15]) == ("Job", "maestro-restore")]
+    assert job["backoffLimit"] == 0
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["args"] == [
+        "restore", "s3://acme-backups/shop", "--json", "--backup", "20260131T040000000Z-1a2b3c", "--check",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("block", "excepts", "left"),
+    [
+        ("0.0.0.0/0", ["169.254.0.0/16", "10.0.0.0/8"], ["169.254.0.0/16", "10.0.0.0/8"]),
+        ("10.0.0.0/8", ["169.254.0.0/16"], None),
+        ("10.0.0.0/8", ["10.1.0.0/16", "11.0.0.0/16"], ["10.1.0.0/16"]),
+        ("10.0.0.0/8", ["10.0.0.0/8", "0.0.0.0/0"], None),
+        ("192.168.128.0/17", ["192.168.127.0/24", "192.168.200.7/32"], ["192.168.200.7/32"]),
+        ("::/0", ["169.254.0.0/16", "fd00:ec2::/32"], ["fd00:ec2::/32"]),
+        ("fd00::/8", ["169.254.0.0/16"], None),
+    ],
+)
+def test_a_block_has_the_excepts_that_lie_inside(
+    helm: str, deploy: Path, block: str, excepts: list[str], left: list[str] | None
+) -> None:
+    """Kubernetes takes a policy only where each except is a strict part of its block."""
+    values = {**PLAIN, "networkPolicy": {"egressCidrs": [block], "egressExcept": excepts}}
+    files = _render(helm, deploy / "helm" / "maestro", values)["files"]
+    (policy,) = [
+        document
+        for text in files.values()
+        for document in read_yaml(text)
+        if document["kind"] == "NetworkPolicy"
+    ]
+    found = policy["spec"]["egress"][-1]["to"][0]["ipBlock"]
+    assert found == {"cidr": block, **({"except": left} if left else {})}
 
 
 def test_nobody_comes_in_where_nobody_was_named(helm: str, deploy: Path) -> None:
@@ -192,6 +282,12 @@ def test_rules_and_dashboards_are_those_of_the_other_folders(
         ({"settings": {"MAESTRO_DATABASE": "postgresql://me:secret@db/maestro"}}, "MAESTRO_DATABASE"),
         ({"settings": {"MAESTRO_SECRET_FORGE": "secret"}}, "MAESTRO_SECRET_FORGE"),
         ({"ingress": {"enabled": True, "host": "a.example.org"}}, "TLS only"),
+        ({"backup": {"enabled": True}}, "backup.target"),
+        ({"backup": {"enabled": True, "target": "/mnt/backups"}}, "target"),
+        ({"backup": {"passphrase": {"name": "maestro-backup"}}}, "key"),
+        ({"restore": {"target": "s3://acme-backups/shop"}}, "replicas: 0"),
+        ({"networkPolicy": {"egressCidrs": ["internet"]}}, "egressCidrs"),
+        ({"networkPolicy": {"egressCidrs": ["fd00::/8"], "egressExcept": ["fd00:ec2::/32"]}}, "::/0"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused(
