@@ -53,7 +53,6 @@ def command(port: int | None, host: str, no_ui: bool, no_daemon: bool) -> None:
     from maestro_dagster.workers.guard import LoopGuard
 
     project = find_project()
-    project.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.environ["MAESTRO_PROJECT"] = str(project.root)  # for children, wherever their working directory is
     if project.settings.database:
         from maestro_dagster.workers.instance import DATABASE_VARIABLE, dagster_url

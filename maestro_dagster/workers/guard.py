@@ -35,7 +35,7 @@ def _lock(handle: int) -> None:
 def is_loop_running(home: Path) -> bool:
     """Whether a process holds the project's loop."""
     try:
-        lock = os.open(home / RUN_FOLDER / "loop.lock", os.O_RDWR | os.O_CLOEXEC)
+        lock = os.open(home / RUN_FOLDER / "loop.lock", os.O_RDONLY | os.O_CLOEXEC)  # a disk may be read-only
     except FileNotFoundError:
         return False
     try:
@@ -50,7 +50,7 @@ def is_loop_running(home: Path) -> bool:
 class LoopGuard:
     """Holds `run/loop.lock`; `run/loop.json` says pid and start, `run/ready` that the loop takes work.
 
-    Raises ProjectError `loop-running` on entry when another process holds the project.
+    Raises ProjectError on entry: `loop-running` when another process holds the project, `home-unwritable`.
     """
 
     def __init__(self, home: Path) -> None:
@@ -58,7 +58,19 @@ class LoopGuard:
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            return self._enter()
+        except OSError as error:  # a full disk is found behind it
+            raise ProjectError(
+                f"the state folder cannot be written: {error.strerror or error}",
+                place=str(error.filename or self.folder),
+                remedy="give this user the right to write there, mount it for writing, or set MAESTRO_HOME",
+                code="home-unwritable",
+            ) from error
+
+    def _enter(self) -> Self:
+        for folder in (self.folder.parent, self.folder):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = os.open(self.folder / "loop.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             _lock(lock)

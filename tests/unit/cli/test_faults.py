@@ -154,6 +154,24 @@ def test_a_read_only_home_can_be_looked_at_and_is_not_called_damaged(shop: Path)
 
 
 @pytest.mark.usefixtures("mounts")
+@pytest.mark.parametrize("ran", [False, True])
+def test_a_loop_on_a_read_only_home_says_what_to_do(shop: Path, ran: bool) -> None:
+    home = shop / ".maestro"
+    if ran:
+        (home / "run").mkdir()
+        (home / "run" / "loop.lock").touch()
+    script = f"mount --bind . . && mount -o remount,ro,bind . && cd {shop} && maestro dev --no-ui --no-daemon"
+    done = in_mounts(script, shop)
+    assert done.returncode == 1
+    place = home / "run" / "loop.lock" if ran else home / "run"
+    assert done.stderr == (
+        "error[home-unwritable]: the state folder cannot be written: Read-only file system\n"
+        f"  place:  {place}\n"
+        "  remedy: give this user the right to write there, mount it for writing, or set MAESTRO_HOME\n"
+    )
+
+
+@pytest.mark.usefixtures("mounts")
 @pytest.mark.parametrize("left", [0, 16, 64, 200])
 def test_a_full_disk_is_called_so(shop: Path, left: int) -> None:
     """`left`: KiB that are still free when the run begins."""
