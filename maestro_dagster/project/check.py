@@ -67,6 +67,7 @@ def check_project(project: Project, environment: Mapping[str, str] | None = None
         "space": lambda: _check_space(project),
         "store": lambda: _check_store(project),
         "journal": lambda: _check_journal(project),
+        "inbox": lambda: _check_inbox(project),
         "dagster": lambda: _check_dagster(project),
         "advisories": lambda: _check_advisories(project),
     }
@@ -268,6 +269,12 @@ def _check_database(project: Project) -> Finding:
     except MaestroError as error:
         return Finding("journal", "error", error.fact, error.remedy)
     return Finding("journal", "ok", f"the journal lies in {journal.place}")
+
+
+def _check_inbox(project: Project) -> Finding:
+    from maestro_dagster.project.check_inbox import check_inbox
+
+    return check_inbox(project)
 
 
 def _check_dagster(project: Project) -> Finding:

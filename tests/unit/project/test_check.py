@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from maestro_dagster.events.inbox import Inbox
+from maestro_dagster.events.interface import RepositoryEvent
 from maestro_dagster.project.check import Finding, _check_forges, check_machine, check_project
 from maestro_dagster.project.root import open_project
 from maestro_dagster.project.scaffold import init_project
@@ -32,7 +34,7 @@ def examine(root: Path, **environment: str) -> dict[str, Finding]:
 def test_the_starter_has_no_error(project: Path) -> None:
     found = examine(project)
     assert {name: finding for name, finding in found.items() if finding.status == "error"} == {}
-    assert len(found) == 14
+    assert len(found) == 15
     assert {finding.check for finding in check_machine()} == {"python", "git"}
 
 
@@ -106,6 +108,29 @@ def test_a_damaged_journal_is_found_and_left_alone(project: Path) -> None:
     connection.commit()
     connection.close()
     assert examine(project)["journal"].fact == "the journal is sound, 1 runs"
+
+
+@pytest.mark.parametrize("name", ["inbox", "outbox"])
+def test_a_damaged_inbox_is_found_and_left_alone(project: Path, name: str) -> None:
+    assert examine(project)["inbox"].fact == "no event yet"
+    path = project / ".maestro" / "inbox" / f"{name}.sqlite"
+    path.parent.mkdir()
+    path.write_bytes(b"no database at all" * 100)
+    found = examine(project)["inbox"]
+    assert (found.status, found.remedy) == ("error", "restore it with its -wal file from a backup")
+    assert found.fact == f"the {name} is damaged: file is not a database ({path})"
+    assert path.read_bytes() == b"no database at all" * 100
+    assert sorted(each.name for each in path.parent.iterdir()) == [path.name]
+
+
+def test_a_sound_inbox_says_how_much_waits(project: Path) -> None:
+    path = project / ".maestro" / "inbox" / "inbox.sqlite"
+    inbox = Inbox(path.parent, path)
+    inbox.accept(
+        [RepositoryEvent("event-0001", "/x.git", "0" * 40, "a" * 40, "refs/heads/main", 1.0, "webhook")]
+    )
+    inbox.close()
+    assert examine(project)["inbox"].fact == "the inbox is sound, 1 events wait"
 
 
 def test_a_store_that_cannot_be_written_is_found(project: Path) -> None:
