@@ -39,7 +39,7 @@ class LinuxCage:
 
     def refusal(self) -> str | None:
         if not self._asked:
-            self._refusal = self._try()
+            self._refusal = self._try() and self._try()  # a busy machine may have killed the first
             self._asked = True
         return self._refusal
 
