@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from maestro_dagster.database.address import show_url
 from maestro_dagster.database.interface import PLAIN, SCHEMA, Connection, Rows, Wording
 from maestro_dagster.database.migration import require_schema
+from maestro_dagster.database.owner import Owner, require_owner
 from maestro_dagster.database.placeholder import convert_sql
 from maestro_dagster.database.pool import PATIENCE, Pool, is_lost, send
 
@@ -52,16 +53,16 @@ class LostError(Exception):
 class PostgresDatabase:
     """`room` names whose one writer it is. The schema is made when the database is empty.
 
-    Events and runs of one project alone lie in a database: `owner` names it, and the first one stays.
+    Events and runs of one project alone lie in a database: that of `owner`, and the first one stays.
     """
 
     kind: Literal["sqlite", "postgres"] = "postgres"
 
-    def __init__(self, url: str, room: str, *, owner: str | None = None, wording: Wording = PLAIN) -> None:
+    def __init__(self, url: str, room: str, *, owner: Owner | None = None, wording: Wording = PLAIN) -> None:
         def prepare(connection: RawConnection) -> None:
             require_schema(connection, url, wording, dagster=owner is not None)
             if owner is not None:
-                _require_owner(connection, owner, wording, show_url(url))
+                require_owner(connection, owner, show_url(url), wording)
 
         self._pool = Pool(
             url,
@@ -226,23 +227,6 @@ class PostgresConnection:
 def lock_key(room: str) -> int:
     """The advisory lock of a room: 64 bits, signed."""
     return int.from_bytes(hashlib.sha256(f"maestro {room}".encode()).digest()[:8], "big", signed=True)
-
-
-def _require_owner(connection: RawConnection, owner: str, wording: Wording, place: str) -> None:
-    rows = send(
-        connection,
-        f"INSERT INTO {SCHEMA}.owner (project) VALUES (%s) ON CONFLICT DO NOTHING;"  # noqa: S608 - a constant
-        f" SELECT project FROM {SCHEMA}.owner",
-        (owner,),
-    )
-    if rows[0][0] != owner:
-        raise wording.fault(
-            "foreign",
-            f"belongs to the project {rows[0][0]}, and this one is {owner}",
-            place,
-            "give this project a database of its own (CREATE DATABASE), or correct tenant and project_name;"
-            " budgets may be shared by the setting `budget_database`",
-        )
 
 
 def _driver_error() -> type[Exception]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from maestro_dagster.database.interface import Wording
+from maestro_dagster.database.owner import Owner
 from maestro_dagster.database.postgres import PostgresDatabase
 from maestro_dagster.database.sqlite import SqliteDatabase
 from maestro_dagster.engine.disk import has_little_space
@@ -72,8 +73,8 @@ def open_file(path: Path) -> SqliteDatabase:
     return SqliteDatabase(path, connect=_open_writer, connect_reader=open_reader, translate=translate)
 
 
-def open_server(url: str, owner: str) -> PostgresDatabase:
-    """The journal of the project `owner` in PostgreSQL; connected when it is used."""
+def open_server(url: str, owner: Owner) -> PostgresDatabase:
+    """The journal of the project of `owner` in PostgreSQL; connected when it is used."""
     wording = Wording(JournalError, "the journal", "journal")
     return PostgresDatabase(url, "journal", owner=owner, wording=wording)
 

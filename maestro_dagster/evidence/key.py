@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
+import re
 import stat
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,6 +24,7 @@ PUBLIC_NAME: Final = "maestro.pub.pem"
 ED25519: Final = "ed25519"
 P256: Final = "ecdsa-p256-sha256"
 _P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+_PUBLIC_BODY: Final = re.compile(rb"-----BEGIN PUBLIC KEY-----\s(.+?)-----END PUBLIC KEY-----", re.DOTALL)
 _KEY_LIMIT: Final = 64 * 1024  # bytes; no key file is as large
 
 
@@ -180,6 +183,26 @@ def read_signer(data: bytes, path: Path) -> KeySigner:
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
         return KeySigner(key)
     raise _spoilt(path, "it is neither an Ed25519 nor a P-256 key")
+
+
+def list_hints(folder: Path) -> tuple[str, ...]:
+    """The hints of all keys that a project has had, as far as their public halves are in its key folder.
+
+    Without the library for keys: whoever opens a journal asks for them.
+    """
+    found = []
+    for path in sorted(folder.glob("*.pub.pem")):
+        try:
+            body = _PUBLIC_BODY.search(path.read_bytes())
+            found.append(
+                base64.b64encode(sha256(base64.b64decode(body.group(1))).digest()).decode() if body else ""
+            )
+        except (OSError, ValueError):
+            continue  # whoever signs or verifies with it says what is wrong with it
+    if not (folder / PUBLIC_NAME).exists():
+        with contextlib.suppress(KeyMissingError):
+            found.append(load_signer(folder).hint)
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def load_trusted(keys: Sequence[Path]) -> tuple[bytes, ...]:

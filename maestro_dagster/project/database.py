@@ -10,6 +10,7 @@ from maestro_dagster.errors import ProjectError
 
 if TYPE_CHECKING:
     from maestro_dagster.database.interface import Database, Wording
+    from maestro_dagster.database.owner import Owner
     from maestro_dagster.engine.journal import Journal
     from maestro_dagster.project.root import Project
 
@@ -25,7 +26,7 @@ def open_room(project: Project, room: str, path: Path, *, tables: str, wording: 
     from maestro_dagster.database.postgres import PostgresDatabase
 
     require_moved(project)
-    return PostgresDatabase(project.settings.database, room, owner=name_scope(project), wording=wording)
+    return PostgresDatabase(project.settings.database, room, owner=find_owner(project), wording=wording)
 
 
 def open_journal(project: Project) -> Journal:
@@ -37,7 +38,7 @@ def open_journal(project: Project) -> Journal:
     from maestro_dagster.engine.schema import open_server
 
     require_moved(project)
-    return Journal(open_server(project.settings.database, name_scope(project)))
+    return Journal(open_server(project.settings.database, find_owner(project)))
 
 
 def find_journal(project: Project) -> Journal | None:
@@ -64,6 +65,18 @@ def refuse_old_layout(project: Project) -> None:
 def name_scope(project: Project) -> str:
     """What tells this project from others in one database."""
     return f"{project.settings.tenant}/{project.settings.project_name}"
+
+
+def find_owner(project: Project) -> Owner:
+    """What a database remembers of the project whose records it holds."""
+    from maestro_dagster.database.owner import Owner
+
+    def keys() -> tuple[str, ...]:
+        from maestro_dagster.evidence.key import list_hints
+
+        return list_hints(project.keys)
+
+    return Owner(name_scope(project), keys)
 
 
 def require_moved(project: Project) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from maestro_dagster.database.transfer import Table, copy_table
 from maestro_dagster.errors import ProjectError
 from maestro_dagster.project.database import (
+    find_owner,
     inbox_file,
     name_scope,
     note_moved,
@@ -203,7 +204,7 @@ def _copy(
     """One transaction: `{table: rows}`, and whether it had been done before."""
     from maestro_dagster.database.postgres import PostgresDatabase
 
-    database = PostgresDatabase(url, "journal", owner=name_scope(project) if owned else None)
+    database = PostgresDatabase(url, "journal", owner=find_owner(project) if owned else None)
 
     def work(target: Connection) -> tuple[dict[str, int], bool]:
         known = target.execute("SELECT tables FROM moved WHERE home = ?", (home,)).fetchone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from maestro_dagster.database import migration, pool, postgres
 from maestro_dagster.database.interface import Connection, Database
+from maestro_dagster.database.owner import Owner
 from maestro_dagster.database.placeholder import convert_sql
 from maestro_dagster.database.postgres import PostgresDatabase, lock_key
 from maestro_dagster.database.sqlite import SqliteDatabase
@@ -210,12 +212,51 @@ def test_a_server_that_is_not_there_is_said_at_once_and_without_the_password() -
 
 def test_a_database_belongs_to_one_project(new_database: Callable[[], str]) -> None:
     url = new_database()
-    PostgresDatabase(url, "room", owner="t/one").run_write(add("a"))
+    PostgresDatabase(url, "room", owner=Owner("t/one")).run_write(add("a"))
     with pytest.raises(DatabaseError) as caught:
-        PostgresDatabase(url, "room", owner="t/two").run_write(add("b"))
+        PostgresDatabase(url, "room", owner=Owner("t/two")).run_write(add("b"))
     assert caught.value.error_code == "database-foreign"
-    assert keys(PostgresDatabase(url, "room", owner="t/one")) == ["a"]
+    assert keys(PostgresDatabase(url, "room", owner=Owner("t/one"))) == ["a"]
     assert keys(PostgresDatabase(url, "other room")) == ["a"], "budgets and usage are shared"
+
+
+def test_two_projects_of_one_name_are_told_apart_by_their_keys(new_database: Callable[[], str]) -> None:
+    url = new_database()
+
+    def use(*hints: str) -> None:
+        PostgresDatabase(url, "room", owner=Owner("t/p", lambda: hints)).run_read(
+            lambda c: c.execute("SELECT 1")
+        )
+
+    use()  # a machine without keys remembers none
+    use("first")
+    use("second", "first")  # a new key beside the old one
+    use("second")  # on another machine
+    use()
+    for hints in (("third",), ("third", "fourth")):
+        with pytest.raises(DatabaseError) as caught:
+            use(*hints)
+        assert caught.value.error_code == "database-foreign"
+        assert "pub.pem" in caught.value.remedy
+    use("first")
+
+
+def test_of_two_that_come_first_at_once_one_stays(new_database: Callable[[], str]) -> None:
+    url = new_database()
+    keys(PostgresDatabase(url, "room"))
+    came: list[str] = []
+
+    def come(hint: str) -> None:
+        with contextlib.suppress(DatabaseError):
+            keys(PostgresDatabase(url, "room", owner=Owner("t/p", lambda: (hint,))))
+            came.append(hint)
+
+    threads = [threading.Thread(target=come, args=(f"key {number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(came) == 1
 
 
 # Migrations
@@ -264,7 +305,7 @@ def test_tables_of_before_are_taken_over_with_what_they_hold(new_database: Calla
 
 
 @pytest.mark.parametrize(
-    ("known", "code"), [(("0000",), "database-newer"), (("0001", "0002"), "database-older")]
+    ("known", "code"), [(("0000",), "database-newer"), (("0001", "0002", "0003"), "database-older")]
 )
 def test_tables_of_another_revision_are_left_alone(
     url: str, stored: PostgresDatabase, monkeypatch: pytest.MonkeyPatch, known: tuple[str, ...], code: str

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from maestro_dagster.database.interface import Database
+from maestro_dagster.database.owner import Owner
 from maestro_dagster.engine.engine import Engine
 from maestro_dagster.engine.interface import RunView, StepOutcome
 from maestro_dagster.engine.journal import Journal
@@ -53,7 +54,11 @@ def open_store(
         url = request.getfixturevalue("journal_server")
 
     def open_one(home: Path = tmp_path) -> Database:
-        found = open_server(url, "t/p") if journal_kind == "postgres" else open_file(home / "journal.sqlite")
+        found = (
+            open_server(url, Owner("t/p"))
+            if journal_kind == "postgres"
+            else open_file(home / "journal.sqlite")
+        )
         opened.append(found)
         return found
 

@@ -15,6 +15,7 @@ from maestro_dagster.cli.main import run_command
 from maestro_dagster.costs.account import Account
 from maestro_dagster.costs.counter_postgres import PostgresCounter
 from maestro_dagster.costs.counter_sqlite import SqliteCounter
+from maestro_dagster.database.migration import list_revisions, upgrade_schema
 from maestro_dagster.engine.interface import RunRequest
 from maestro_dagster.errors import MaestroError
 from maestro_dagster.events.interface import RepositoryEvent
@@ -27,6 +28,7 @@ from maestro_dagster.project.scaffold import init_project
 from maestro_dagster.project.services import open_engine, open_spool
 from maestro_dagster.workers.guard import LoopGuard
 
+NEWEST = list_revisions()[-1]
 FLOW = """\
 name: greet
 version: 1.0.0
@@ -102,7 +104,7 @@ def test_everything_arrives_and_the_second_time_nothing_is_copied(
 
     assert run_command(["migrate", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["revision"] == {"before": None, "after": "0001"}
+    assert said["revision"] == {"before": None, "after": NEWEST}
     assert (said["rows"]["run"], said["rows"]["event"], said["repeated"]) == (4, 1200, False)
     assert said["usage"] == sum(map(len, usage.values()))
 
@@ -123,7 +125,7 @@ def test_everything_arrives_and_the_second_time_nothing_is_copied(
     moved.start_run("r0")  # the project goes on
     assert run_command(["migrate", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    assert again == {**said, "revision": {"before": "0001", "after": "0001"}, "usage": 0, "repeated": True}
+    assert again == {**said, "revision": {"before": NEWEST, "after": NEWEST}, "usage": 0, "repeated": True}
     assert moved.run("r0").status == "running"
     assert PostgresCounter(url).read(["t#month:2026-11"])["t#month:2026-11"] == tally
     assert run_command(["run", "greet", "--json"]) == 0
@@ -198,3 +200,36 @@ def test_a_damaged_journal_moves_nowhere(filled: Path, new_database: Callable[[]
             cursor.execute("SELECT count(*) FROM maestro.run")
             assert cursor.fetchone() == (0,)
     connection.close()
+
+
+def test_a_second_project_of_the_same_name_is_refused(filled: Path, new_database: Callable[[], str]) -> None:
+    """A database from before remembers no keys: it adopts those of the first that comes."""
+    url = new_database()
+    upgrade_schema(url, "0001")
+    assert code_of(lambda: open_journal(use_home(use(init_second(filled), url), filled / "x")).runs()) == (
+        "journal-older"
+    )
+    project = use(filled, url)
+    migrate_project(project, print)
+    for call in (
+        lambda: migrate_project(find_project(filled.parent / "second"), print),
+        lambda: open_journal(find_project(filled.parent / "second")).runs(),
+    ):
+        assert code_of(call).endswith("-foreign")
+    make_key_anew(project)
+    assert open_journal(find_project(filled)).runs(), "the old public half is still there"
+    for path in project.keys.glob("maestro.*.pub.pem"):
+        path.unlink()
+    assert open_journal(find_project(filled)).runs(), "and the database knows the new key by now"
+
+
+def init_second(root: Path) -> Path:
+    second: Path = init_project(root.parent / "second").root
+    text = (second / "pyproject.toml").read_text().replace('name = "second"', 'name = "shop"')
+    (second / "pyproject.toml").write_text(text)
+    return second
+
+
+def make_key_anew(project: Project) -> None:
+    (project.keys / "maestro.pem").unlink()
+    init_project(project.root)
