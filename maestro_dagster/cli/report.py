@@ -11,13 +11,14 @@ from maestro_dagster.cli.output import emit, json_option, print_table
 if TYPE_CHECKING:
     from maestro_dagster.events.outbox import Entry
 
-STATES = ("due", "sent", "given-up")
+STATES = ("due", "sent", "given-up", "no-release")
 
 
 @click.command(
     epilog="""\b
 The loop of `maestro dev` sends what is due. What the forge refuses is given up after some tries; what waits
-for a forge or for a token is tried for three days.
+for a forge or for a token is tried for three days. Evidence for a tag of which the forge has no release is
+tried for a day.
 
 \b
 Example:
@@ -76,4 +77,5 @@ def _show(value: dict[str, Any], state: str | None, *, retried: bool) -> None:
     ]
     print_table(["report", "state", "failed tries", "last error"], rows)
     counts = value["counts"]
-    click.echo(f"\n{counts['due']} due, {counts['sent']} sent, {counts['given-up']} given up")
+    told = f"{counts['due']} due, {counts['sent']} sent, {counts['given-up']} given up"
+    click.echo(f"\n{told}, {counts['no-release']} without a release")

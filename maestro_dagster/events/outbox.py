@@ -3,7 +3,8 @@
 One row is one place of a forge (a status, a comment, a release's file) with how it should look (`body`),
 which `revision` of that this is, and which one the forge has (`sent`). A sender claims a row for a while, so
 that of many processes one sends it; a claim whose process died runs out. Of a row whose body changed
-meanwhile the newest is sent next.
+meanwhile the newest is sent next. A row ends as `sent`, as `given-up`, or as `no-release`: evidence for a
+tag of which nobody made a release.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from maestro_dagster.database.interface import Connection, Database, Wording
 from maestro_dagster.errors import EventError
 from maestro_dagster.events.report import Kind, Wish
+from maestro_dagster.events.report_call import NO_RELEASE
 
 WORDING = Wording(EventError, "the outbox", "outbox")
 TABLES = """
@@ -54,7 +56,10 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row. `state` is due, sent, or given-up. `unsure`: a try may have arrived. Times: epoch seconds."""
+    """A row. `state` is due, sent, given-up or no-release. `unsure`: a try may have arrived.
+
+    Times are seconds since the epoch.
+    """
 
     target: str
     repository: str
@@ -175,7 +180,7 @@ class Outbox:
         self, owner: str, entry: Entry, error: EventError, *, due_at: float, unsure: bool, give_up: bool
     ) -> None:
         """A try failed. With `give_up` it was the last one, until something else is wished for."""
-        state = "given-up" if give_up else "due"
+        state = _ends_as(error) if give_up else "due"
         self._database.run_write(
             lambda c: c.execute(
                 "UPDATE report SET tries = tries + 1, unsure = ?,"
@@ -226,8 +231,22 @@ class Outbox:
             lambda c: (
                 c.execute(
                     "UPDATE report SET state = 'due', due_at = ?, tries = 0, changed_at = ?"
-                    " WHERE state = 'given-up' OR (state = 'due' AND tries > 0)",
+                    " WHERE state IN ('given-up', 'no-release') OR (state = 'due' AND tries > 0)",
                     (now, now),
+                ).rowcount
+            )
+        )
+
+    def hurry(self, repository: str, tag: str, now: float) -> int:
+        """The forge told of a release of the tag: evidence that waits for one is due now; how many."""
+        target = f"release:{repository}:{tag}:"
+        return self._database.run_write(
+            lambda c: (
+                c.execute(
+                    "UPDATE report SET state = 'due', due_at = ?, changed_at = ?"
+                    " WHERE substr(target, 1, ?) = ?"
+                    " AND (state = 'no-release' OR (state = 'due' AND tries > 0))",
+                    (now, now, len(target), target),
                 ).rowcount
             )
         )
@@ -239,8 +258,8 @@ class Outbox:
         return self._database.run_read(lambda c: [_entry(row) for row in c.execute(query, (*values, limit))])
 
     def counts(self) -> dict[str, int]:
-        """How many rows stand so: `{"due", "sent", "given-up"}`."""
-        found = {"due": 0, "sent": 0, "given-up": 0}
+        """How many rows stand so: `{"due", "sent", "given-up", "no-release"}`."""
+        found = {"due": 0, "sent": 0, "given-up": 0, "no-release": 0}
         query = "SELECT state, count(*) FROM report GROUP BY state"
         return self._database.run_read(
             lambda c: {**found, **{row[0]: int(row[1]) for row in c.execute(query)}}
@@ -283,6 +302,10 @@ def _put(connection: Connection, wish: Wish, now: float) -> int:
         (_dump(body), now, now, wish.target),
     )
     return 1
+
+
+def _ends_as(error: EventError) -> str:
+    return "no-release" if error.error_code == NO_RELEASE else "given-up"
 
 
 def _entry(row: Sequence[Any]) -> Entry:

@@ -17,6 +17,7 @@ from maestro_dagster.errors import EventError
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 Standing = Literal["requested", "running", "succeeded", "failed", "denied", "cancelled"]
 PAGE = 100  # entries of a list that are asked for at once
+NO_RELEASE = "report-no-release"
 MOST_PAGES = 50  # of a list: whoever has more comments gets a new one
 
 
@@ -165,6 +166,15 @@ def same_host(url: str, api: str, *more: str) -> str:
     if not near or any(letter.isspace() for letter in url):
         raise malformed("it leads to another server")
     return url
+
+
+def no_release() -> EventError:
+    """Of the tag; a draft has none that the interface shows."""
+    return EventError(
+        "the forge has no release of the tag, or a draft only",
+        remedy="publish one within a day, or `maestro report --retry` when it is there; else nothing",
+        code=NO_RELEASE,
+    )
 
 
 def malformed(why: str) -> EventError:

@@ -23,6 +23,7 @@ from maestro_dagster.events.report_call import (
     StatusNote,
     Talk,
     Upload,
+    no_release,
     read_id,
     same_host,
 )
@@ -117,7 +118,7 @@ class GitHubDesk:
     def attach_evidence(self, note: EvidenceNote) -> Talk:
         reply = yield Call("GET", f"{self._base}/releases/tags/{quote(note.tag, safe='')}", also=(404,))
         if not reply.ok:
-            return {"release": None}  # a tag without a release
+            raise no_release()
         release = reply.table()
         for asset in release.get("assets") or ():
             if asset.get("name") == note.name:

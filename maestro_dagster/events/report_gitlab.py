@@ -21,6 +21,7 @@ from maestro_dagster.events.report_call import (
     StatusNote,
     Talk,
     Upload,
+    no_release,
     read_id,
 )
 
@@ -84,7 +85,7 @@ class GitLabDesk:
         links = f"{self._base}/releases/{quote(note.tag, safe='')}/assets/links"
         reply = yield Call("GET", f"{links}?per_page={PAGE}", also=(404,))
         if not reply.ok:
-            return {"release": None}
+            raise no_release()
         for row in reply.rows():
             if row.get("name") == note.name:
                 return {"release": note.tag, "asset": read_id(row)}

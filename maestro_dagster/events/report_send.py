@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from maestro_dagster.errors import EventError, MaestroError
 from maestro_dagster.events.outbox import Entry, Outbox
 from maestro_dagster.events.report_answer import judge_answer, lost_answer, read_pause
-from maestro_dagster.events.report_call import Call, Desk, Destination, Reply, Talk, malformed
+from maestro_dagster.events.report_call import NO_RELEASE, Call, Desk, Destination, Reply, Talk, malformed
 from maestro_dagster.events.report_desk import open_desk
 from maestro_dagster.events.report_note import make_talk
 
@@ -35,7 +35,7 @@ _MOST_CALLS = 200  # for one row
 _WITH_CONTENT = (200, 201, 202)
 # What an operator repairs, in the settings or at the forge, without a new run: it waits for that.
 _REPAIRABLE = frozenset(
-    {"report-unauthorised", "report-unknown", "report-malformed", "report-moved", "report-api"}
+    {"report-unauthorised", "report-unknown", "report-malformed", "report-moved", "report-api", NO_RELEASE}
 )
 _random = random.SystemRandom()
 
@@ -55,6 +55,7 @@ class Patience:
     longest_wait: float = 1800.0
     refused: int = 6  # tries of what the forge refuses
     total: float = 3 * 86400.0  # of what could still arrive
+    release: float = 86400.0  # for somebody to make a release of the tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +179,8 @@ class Sender:
         if error.retryable:
             self._paused[entry.repository] = min(due_at, now + max(error.retry_after or 0.0, patience.quiet))
         waits = error.retryable or error.error_code in _REPAIRABLE
-        give_up = now - entry.changed_at > patience.total or (
-            not waits and entry.tries + 1 >= patience.refused
-        )
+        total = patience.release if error.error_code == NO_RELEASE else patience.total
+        give_up = now - entry.changed_at > total or (not waits and entry.tries + 1 >= patience.refused)
         error.place = error.place or entry.target
         self._outbox.postpone(self._owner, entry, error, due_at=due_at, unsure=line.changed, give_up=give_up)
         return Sent(entry.target, entry.repository, line.calls, error, give_up)

@@ -60,6 +60,7 @@ def open_intake(project: Project, say: Callable[[str], None], *, wait: bool = Fa
     from maestro_dagster.manifest.read import read_flow
     from maestro_dagster.project.clone import open_locator
     from maestro_dagster.project.database import open_journal
+    from maestro_dagster.project.report import hurry_release
     from maestro_dagster.project.trace import trace_requests
     from maestro_dagster.steps.catalogue import load_catalogue
     from maestro_dagster.workers.intake import FlowFolder, Intake
@@ -72,6 +73,7 @@ def open_intake(project: Project, say: Callable[[str], None], *, wait: bool = Fa
         say=say,
         mirrors=open_mirrors(project, wait=wait),
         locate=open_locator(project),
+        released=lambda event: hurry_release(project, event),
         default_branch=project.settings.default_branch,
         region=project.settings.request_region,
     )

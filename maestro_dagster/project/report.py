@@ -17,6 +17,7 @@ from maestro_dagster.errors import EventError, MaestroError
 
 if TYPE_CHECKING:
     from maestro_dagster.events.forge import ForgeRepository
+    from maestro_dagster.events.interface import RepositoryEvent
     from maestro_dagster.events.outbox import Outbox
     from maestro_dagster.events.report_call import Destination
     from maestro_dagster.events.report_send import Patience, Sender, Sent
@@ -38,6 +39,17 @@ def open_outbox(project: Project) -> Outbox:
 
     database = open_room(project, "outbox", outbox_file(project), tables=TABLES, wording=WORDING)
     return Outbox(database)
+
+
+def hurry_release(project: Project, event: RepositoryEvent) -> None:
+    """The evidence of a tag need not wait for its next try when the forge tells of a release."""
+    if not has_outbox(project):
+        return
+    outbox = open_outbox(project)
+    try:
+        outbox.hurry(event.name, event.branch, time.time())
+    finally:
+        outbox.close()
 
 
 def has_outbox(project: Project) -> bool:
@@ -221,10 +233,14 @@ class Reporter:
                 self._say_once(act.__name__, f"reporting to forges waits: {type(error).__name__}")
 
     def _tell(self, sent: Sent) -> None:
+        from maestro_dagster.events.report_call import NO_RELEASE
+
         if sent.error is None:
             if self._told.pop(sent.repository, None) is not None:
                 self._say(f"{sent.repository} is reported to again")
             return
+        if sent.error.error_code == NO_RELEASE:
+            return  # a tag without a release is nothing unusual
         word = "is not shown" if sent.gave_up else "waits"
         self._say_once(sent.repository, f"a report to {sent.repository} {word}: {sent.error.fact}")
 

@@ -63,7 +63,7 @@ class Intake:
     """`request` writes requests durably and ignores those that are known.
 
     `mirrors` have the remote repositories; an event waits in the inbox until its own is there. `locate` says
-    anew at each try where that is: what an event was told may have been wrong.
+    anew at each try where that is: what an event was told may have been wrong. `released` hears of releases.
     """
 
     inbox: Inbox
@@ -74,6 +74,7 @@ class Intake:
     default_branch: str = "main"
     region: str | None = None
     locate: Callable[[RepositoryEvent], RepositoryEvent] = lambda event: event
+    released: Callable[[RepositoryEvent], object] = lambda _: None
 
     def __post_init__(self) -> None:
         self._stamp = -1
@@ -119,7 +120,16 @@ class Intake:
         self.inbox.mark_all_requested(
             {event.event_id: [request.run_id for request in found] for event, found in wanted}
         )
+        for event, _ in wanted:
+            if event.kind == "release":
+                self._release(event)
         return len(requests)
+
+    def _release(self, event: RepositoryEvent) -> None:
+        try:
+            self.released(event)
+        except MaestroError as error:
+            self.say(f"the evidence of {event.branch} waits for its next try: {error}")
 
     def _requests(self, event: RepositoryEvent, flows: Sequence[Flow]) -> list[RunRequest] | None:
         """None: what the event is about is still being fetched."""

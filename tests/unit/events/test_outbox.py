@@ -13,6 +13,7 @@ from maestro_dagster.database.interface import Database
 from maestro_dagster.database.postgres import PostgresDatabase
 from maestro_dagster.database.sqlite import SqliteDatabase
 from maestro_dagster.errors import EventError
+from maestro_dagster.events.figure import Waiting, count_reports, read_waiting_reports
 from maestro_dagster.events.outbox import TABLES, WORDING, Outbox
 from maestro_dagster.events.report import RunReport, make_wishes
 
@@ -57,7 +58,7 @@ def test_what_is_wished_for_is_claimed_once_and_settled(outbox: Outbox) -> None:
     assert (entry.target, entry.revision, entry.unsure) == (f"status:shop:{'a' * 40}:maestro/build", 1, False)
     assert outbox.claim("other", 10, 100.0, 60.0) == []
     outbox.settle("me", entry, {"id": 3}, 101.0)
-    assert outbox.counts() == {"due": 0, "sent": 1, "given-up": 0}
+    assert outbox.counts() == {"due": 0, "sent": 1, "given-up": 0, "no-release": 0}
     (entry,) = outbox.entries()
     assert (entry.state, entry.sent, entry.known, entry.sent_at) == ("sent", 1, {"id": 3}, 101.0)
 
@@ -173,3 +174,44 @@ def test_words_of_others_come_back_as_they_were(outbox: Outbox) -> None:
     problem = "a\x00b \ud800 \N{SNOWMAN} '; DROP TABLE report; -- %s ?"
     put(outbox, report("failed", problem=problem))
     assert outbox.entries()[0].body["report"]["problem"] == problem
+
+
+NO_RELEASE = EventError("no release", code="report-no-release")
+
+
+def release(outbox: Outbox, *tags: str) -> None:
+    for tag in tags:
+        put(outbox, report("succeeded", ref=f"refs/tags/{tag}", run_id=f"r-{tag}", evidence="sha256:0"))
+    for entry in outbox.claim("me", 100, 100.0, 60.0):
+        if entry.kind == "status":
+            outbox.settle("me", entry, {}, 100.0)
+
+
+def releases(outbox: Outbox) -> dict[str, str]:
+    return {entry.body["tag"]: entry.state for entry in outbox.entries() if entry.kind == "release"}
+
+
+def test_a_tag_without_a_release_is_no_queue_and_has_an_end_of_its_own(outbox: Outbox) -> None:
+    release(outbox, "v1")
+    (entry,) = (each for each in outbox.entries() if each.kind == "release")
+    assert outbox.database.run_read(read_waiting_reports).count == 1
+    outbox.postpone("me", entry, NO_RELEASE, due_at=200.0, unsure=False, give_up=False)
+    assert outbox.database.run_read(read_waiting_reports) == Waiting(0, None), "nobody can do anything"
+    assert outbox.counts()["due"] == 1
+    assert len(outbox.claim("me", 10, 200.0, 60.0)) == 1
+    outbox.postpone("me", entry, NO_RELEASE, due_at=300.0, unsure=False, give_up=True)
+    assert outbox.counts() == {"due": 0, "sent": 1, "given-up": 0, "no-release": 1}
+    assert outbox.database.run_read(count_reports)["shop", "given-up"] == 0
+    assert outbox.retry(400.0) == 1
+    assert releases(outbox) == {"v1": "due"}
+
+
+@pytest.mark.parametrize("give_up", [False, True])
+def test_a_release_is_tried_as_soon_as_it_is_told_of(outbox: Outbox, give_up: bool) -> None:
+    release(outbox, "v1", "v_", "v1.1")
+    for entry in outbox.entries():
+        if entry.kind == "release":
+            outbox.postpone("me", entry, NO_RELEASE, due_at=900.0, unsure=False, give_up=give_up)
+    assert outbox.hurry("shop", "v_", 300.0) == 1
+    assert outbox.hurry("other", "v1", 300.0) == 0
+    assert [entry.body["tag"] for entry in outbox.claim("me", 10, 300.0, 60.0)] == ["v_"]

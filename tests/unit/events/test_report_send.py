@@ -229,7 +229,7 @@ def test_the_token_is_in_no_error_and_a_new_one_counts_at_once(office: Office) -
     assert "wrong-token" not in told
     office.token = TOKEN
     office.send_all()
-    assert office.outbox.counts() == {"due": 0, "sent": 2, "given-up": 0}
+    assert office.outbox.counts() == {"due": 0, "sent": 2, "given-up": 0, "no-release": 0}
 
 
 def test_a_forge_that_repeats_the_token_does_not_get_it_into_the_error(office: Office) -> None:
@@ -376,9 +376,41 @@ def test_an_upload_that_broke_off_is_replaced(github: Office) -> None:
     assert [(row["size"], row["state"]) for row in release["assets"]] == [(len(BUNDLE), "uploaded")]
 
 
-def test_a_tag_without_a_release_is_no_trouble(office: Office) -> None:
-    office.put(report(number=None, ref="refs/tags/v9"))
-    assert [sent.error for sent in office.send_all()] == [None, None]
+@pytest.mark.parametrize("kind", ["bitbucket", "bitbucket-server", "azure-devops"])
+def test_a_forge_without_releases_has_no_trouble_with_a_tag(kind: str, tmp_path: Path) -> None:
+    with office_of(kind, tmp_path) as office:
+        office.put(report(number=None, ref="refs/tags/v9"))
+        assert [sent.error for sent in office.send_all()] == [None, None]
+
+
+@pytest.mark.parametrize("kind", ["github", "gitea", "gitlab"])
+def test_a_release_that_is_made_after_the_run_gets_its_evidence(kind: str, tmp_path: Path) -> None:
+    """The tag's run ends before somebody publishes the draft; and many a tag never gets a release."""
+    with office_of(kind, tmp_path) as office:
+        office.put(report(number=None, ref="refs/tags/v1"))
+        told = office.send_all(passes=5, seconds=3600.0)
+        assert {sent.error.error_code for sent in told if sent.error} == {"report-no-release"}
+        assert (office.forge.files, office.outbox.counts()["due"]) == ({}, 1)
+        if kind == "gitlab":
+            office.forge.links["v1"] = []
+        else:
+            office.forge.make_release("v1")
+        office.send_all()
+        assert office.forge.files == {"evidence-build-r1.zip": BUNDLE}
+        assert office.outbox.counts() == {"due": 0, "sent": 2, "given-up": 0, "no-release": 0}
+        office.put(report(number=None, ref="refs/tags/v2", run_id="r2"))
+        begin = office.clock()
+        told = office.send_all(passes=100, seconds=1800.0)
+        assert told[-1].gave_up
+        assert len(told) < 70
+        assert 86400 <= office.clock() - begin < 86400 + 3600
+        assert office.outbox.counts() == {"due": 0, "sent": 2, "given-up": 0, "no-release": 1}
+
+
+def test_a_tag_without_a_release_holds_up_no_other_report(github: Office) -> None:
+    github.put(report(number=None, ref="refs/tags/v1"), report(number=None, run_id="r2", flow="other"))
+    github.send()
+    assert len(github.forge.statuses) == 2
 
 
 def test_other_evidence_than_the_reported_is_not_attached(github: Office) -> None:
@@ -442,7 +474,7 @@ def test_two_senders_share_the_work(office: Office) -> None:
             await asyncio.gather(office.sender.send_due(), other.send_due())
 
     asyncio.run(both())
-    assert office.outbox.counts() == {"due": 0, "sent": 20, "given-up": 0}
+    assert office.outbox.counts() == {"due": 0, "sent": 20, "given-up": 0, "no-release": 0}
     assert len(office.forge.comments) == 10
     assert len({text_of(row).partition("`f")[2].partition("`")[0] for row in office.forge.comments}) == 10
 

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 
 from maestro_dagster.errors import EventError
+from maestro_dagster.events.interface import RepositoryEvent
 from maestro_dagster.events.report import RunReport, make_wishes
+from maestro_dagster.events.report_call import no_release
 from maestro_dagster.events.report_send import Patience
+from maestro_dagster.project.intake import open_intake
 from maestro_dagster.project.report import Reporter, check_reporting, has_outbox, open_reporter
 from maestro_dagster.project.root import Project, open_project
 from maestro_dagster.project.scaffold import init_project
@@ -177,3 +180,24 @@ def test_a_forge_without_an_address_waits_for_one(project: Project, forge: Forge
     name_forge(project, forge.api)
     reporter.outbox.retry(time.time())
     assert [one.error for one in reporter.send()] == [None]
+
+
+def test_a_release_that_the_forge_tells_of_gets_its_evidence_at_once(project: Project, forge: Forge) -> None:
+    name_forge(project, forge.api)
+    reporter = open_reporter(project, pytest.fail)
+    report = RunReport("shop", "r1", "build", "succeeded", "a" * 40, "refs/tags/v1", 1.0, evidence="sha256:0")
+    reporter.outbox.put(make_wishes(report), {}, time.time())
+    (entry,) = (each for each in reporter.outbox.claim("me", 9, time.time(), 60.0) if each.kind == "release")
+    later = time.time() + 900
+    reporter.outbox.postpone("me", entry, no_release(), due_at=later, unsure=False, give_up=False)
+    reporter.outbox.release("me")
+    intake = open_intake(project, pytest.fail, wait=True)
+    facts = {"action": "published", "tag": "v1"}
+    event = RepositoryEvent(
+        *("webhook-0001", "/srv/shop.git", "0" * 40, "0" * 40, "refs/tags/v1", 1.0, "webhook", "shop"),
+        kind="release", facts=facts,
+    )  # fmt: skip
+    intake.inbox.accept([event])
+    intake.take()
+    due = [each.kind for each in reporter.outbox.claim("next", 9, time.time(), 60.0)]
+    assert sorted(due) == ["release", "status"]
