@@ -53,7 +53,7 @@ def command(
     from maestro_dagster.project.root import find_project
 
     report = restore(
-        find_project(),
+        find_project(unfinished=True),
         target,
         backup=backup,
         keys=keys,

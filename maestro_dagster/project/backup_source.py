@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from maestro_dagster.artifacts.interface import Artifact, ArtifactStore
 from maestro_dagster.errors import ProjectError
 from maestro_dagster.project.snapshot import BESIDE, SUFFIXES
+from maestro_dagster.project.unfinished import STAGE
 
 if TYPE_CHECKING:
     from maestro_dagster.project.root import Project
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 BINARY = "application/octet-stream"
 SECRET_FOLDERS = ("keys", "secrets")
 PUBLIC_SUFFIX = ".pub.pem"
-_NOT_KEPT = frozenset({"run", "scratch", "cache", *SECRET_FOLDERS})  # of this moment, made again, or secret
+# Of this moment, made again, secret, or nobody's.
+_NOT_KEPT = frozenset({"run", "scratch", "cache", STAGE, "lost+found", *SECRET_FOLDERS})
 _LINES = (".ndjson", ".jsonl")
 _WHOLE = 16 * 1024 * 1024  # bytes of a file that are held at once
 _TRIES = 20  # of a folder that is published anew while it is read

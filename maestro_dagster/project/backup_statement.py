@@ -44,7 +44,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """`left_out`: what of the project is not in the backup. `revision`: of the database's tables."""
+    """`left_out`: what of the project is not in the backup. `revision`: of the database's tables. `lost`:
+    runs whose bundle was not there any more when the backup was made, with the digest in the journal.
+    """
 
     id: str
     created_at: str  # RFC 3339, UTC
@@ -56,6 +58,7 @@ class Manifest:
     sealed: str | None = None  # digest of the keys and secrets, locked with a passphrase
     revision: str | None = None
     counts: Mapping[str, int] = field(default_factory=dict)  # runs, bundles: as of the journal's moment
+    lost: Mapping[str, str] = field(default_factory=dict)
 
     def part(self, name: Part) -> tuple[Entry, ...]:
         return tuple(entry for entry in self.entries if entry.part == name)
@@ -65,11 +68,16 @@ class Manifest:
         return sum(entry.size for entry in self.entries)
 
     def encode(self) -> bytes:
-        return canonical_json({"version": 1, **asdict(self)})
+        form = {"version": 1, **asdict(self)}
+        if not self.lost:
+            del form["lost"]  # as before there was such a thing: the digest of older manifests stays
+        return canonical_json(form)
 
     def describe(self) -> dict[str, Any]:
         """The signed predicate: the manifest's digest, and what stands in a listing of backups."""
+        lost = {"lost": sorted(self.lost)} if self.lost else {}
         return {
+            **lost,
             "id": self.id,
             "created_at": self.created_at,
             "project": self.project,
@@ -130,7 +138,8 @@ def read_manifest(data: bytes, about: Mapping[str, Any]) -> Manifest:
         if value.pop("version") != 1:
             raise _malformed("it is of another version")
         entries = tuple(Entry(**entry) for entry in value.pop("entries"))
-        manifest = Manifest(entries=entries, left_out=tuple(value.pop("left_out")), **value)
+        lost = {str(run_id): str(digest) for run_id, digest in value.pop("lost", {}).items()}
+        manifest = Manifest(entries=entries, left_out=tuple(value.pop("left_out")), lost=lost, **value)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _malformed("it is no manifest of a backup") from error
     if manifest.describe() != about:

@@ -16,13 +16,16 @@ from maestro_dagster.project.root import Project
 from maestro_dagster.project.seal import open_sealed
 
 
-def read_newest(target: str, backup: str | None) -> bytes:
-    """The statement of a backup. Whoever may write to the target may also copy an old one to a new name, so
-    the name has to be the signed one. Raises ProjectError (`backup-missing`, `backup-malformed`).
+def read_newest(target: str, backup: str | None, *, prefer: str | None = None) -> bytes:
+    """The statement of a backup; where none is named, of the preferred one if it is there, else the newest.
+
+    Whoever may write to the target may also copy an old statement to a new name, so the name has to be the
+    signed one. Raises ProjectError (`backup-missing`, `backup-malformed`).
     """
     statements = open_statements(target)
     if backup is None:
-        backup = next(reversed(statements.ids()), None)
+        found = statements.ids()
+        backup = prefer if prefer in found else next(reversed(found), None)
     if backup is None:
         raise ProjectError(
             "there is no backup in this place",

@@ -27,6 +27,9 @@ _SCHEMA = "maestro"
 _NOT_KEPT = frozenset({"alembic_version", "writer"})  # made again; of sessions that are gone
 _USAGE = ("usage_source", "usage_line", "usage_lineage")
 _MUST_BE_EMPTY = ("run", "event")
+_NOTED = "restore "  # a restore's row in the table of what was moved into the database
+# Who writes waits, who reads does not: nobody fills the tables beside a restore.
+_LOCK = "LOCK TABLE maestro.run, maestro.event IN SHARE ROW EXCLUSIVE MODE"
 _SEQUENCES = """
 SELECT sequencename, last_value FROM pg_sequences
 WHERE schemaname = 'maestro' AND last_value IS NOT NULL ORDER BY sequencename
@@ -115,6 +118,8 @@ def load_tables(url: str, revision: str, files: Callable[[str], Path], names: li
     _refuse_occupied(url)
     upgrade_schema(url, revision)
     with _connected(url) as connection:
+        _send(connection, _LOCK)
+        _refuse_rows(connection, url)
         known = dict(_send(connection, _COLUMNS))
         for name in names:
             if name != SEQUENCES:
@@ -122,7 +127,29 @@ def load_tables(url: str, revision: str, files: Callable[[str], Path], names: li
         for name, value in json.loads(files(SEQUENCES).read_text(encoding="utf-8")).items():
             _send(connection, "SELECT setval(%s::regclass, %s)", (_quote(str(name)), int(value)))
         yield Load(connection)
-    upgrade_schema(url)
+    finish_tables(url)
+
+
+def finish_tables(url: str) -> None:
+    """The tables of a backup may be of an earlier revision than this Maestro's."""
+    from maestro_dagster.database.migration import list_revisions, read_revision, upgrade_schema
+
+    with _connected(url) as connection:
+        found = read_revision(connection)
+    if found != list_revisions()[-1]:
+        upgrade_schema(url)
+
+
+def is_committed(url: str, token: str) -> bool:
+    """Whether the load that noted the token has become what others see. Waits for one that is on its way."""
+    from maestro_dagster.database.migration import read_revision
+
+    with _connected(url) as connection:
+        if read_revision(connection) is None:
+            return False
+        _send(connection, _LOCK)
+        query = f"SELECT EXISTS (SELECT 1 FROM {_quote('moved')} WHERE home = %s)"  # noqa: S608 - a constant
+        return bool(_send(connection, query, (_NOTED + token,))[0][0])
 
 
 class Load:
@@ -135,6 +162,11 @@ class Load:
         """For the SQL that rooms share with SQLite; what it writes is committed with all the rest."""
         _send(self._connection, f"SET LOCAL search_path TO {_SCHEMA}")
         return _Portable(self._connection)
+
+    def note(self, token: str) -> None:
+        """What `is_committed` looks for."""
+        query = f"INSERT INTO {_quote('moved')} VALUES (%s, extract(epoch FROM now()), '{{}}') RETURNING home"  # noqa: S608
+        _send(self._connection, query, (_NOTED + token,))
 
     def commit(self) -> None:
         self._connection.commit()
@@ -179,20 +211,24 @@ def _load_table(connection: RawConnection, name: str, path: Path, known: dict[st
 
 
 def _refuse_occupied(url: str) -> None:
-    from maestro_dagster.database.address import show_url
     from maestro_dagster.database.migration import read_revision
 
     with _connected(url) as connection:
-        if read_revision(connection) is None:
-            return
-        for table in _MUST_BE_EMPTY:
-            if _send(connection, f"SELECT EXISTS (SELECT 1 FROM {_quote(table)})")[0][0]:  # noqa: S608 - ours
-                raise ProjectError(
-                    "there is something already where the backup is to go: the database has runs or events",
-                    place=show_url(url),
-                    remedy="name an empty database in the setting `database`",
-                    code="restore-occupied",
-                )
+        if read_revision(connection) is not None:
+            _refuse_rows(connection, url)
+
+
+def _refuse_rows(connection: RawConnection, url: str) -> None:
+    from maestro_dagster.database.address import show_url
+
+    for table in _MUST_BE_EMPTY:
+        if _send(connection, f"SELECT EXISTS (SELECT 1 FROM {_quote(table)})")[0][0]:  # noqa: S608 - ours
+            raise ProjectError(
+                "there is something already where the backup is to go: the database has runs or events",
+                place=show_url(url),
+                remedy="name an empty database in the setting `database`",
+                code="restore-occupied",
+            )
 
 
 @contextmanager

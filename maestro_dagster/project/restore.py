@@ -1,7 +1,8 @@
 """`maestro restore`: a project's state out of a backup, into an empty state folder.
 
-Everything is read, compared with its signed digest and laid into a folder aside; the receipts of all runs
-are verified there. Only then does the folder take its place, so a restore is done or has not happened.
+Everything is read, compared with its signed digest and laid into a hidden folder; the receipts of all runs
+are verified there. Only then does it take its place, so a restore is done or has not happened; one that is
+killed in between is completed by the next.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.artifacts.interface import Artifact, ArtifactStore
@@ -21,6 +23,8 @@ from maestro_dagster.evidence.key import load_trusted
 from maestro_dagster.evidence.store import EvidenceStore
 from maestro_dagster.evidence.trust import KeyTrust
 from maestro_dagster.evidence.verify import verify_bundle
+from maestro_dagster.manifest.canonical import digest_bytes
+from maestro_dagster.objects.bucket import Bucket
 from maestro_dagster.project.adopt import (
     COLUMNS,
     Believed,
@@ -38,22 +42,24 @@ from maestro_dagster.project.backup_statement import (
     read_manifest,
 )
 from maestro_dagster.project.backup_trust import list_trusted, open_keys, read_newest
-from maestro_dagster.project.dump import Load, load_tables, read_columns
+from maestro_dagster.project.dump import Load, finish_tables, is_committed, load_tables, read_columns
+from maestro_dagster.project.restore_place import Place, hold_home, occupied, remove_leftovers
 from maestro_dagster.project.root import Project
 from maestro_dagster.project.snapshot import SUFFIXES, check_database
+from maestro_dagster.project.unfinished import Mark, unfinished
 
 if TYPE_CHECKING:
     from maestro_dagster.database.interface import Connection
 
 Say = Callable[[str], None]
-_KEEPABLE = frozenset(SECRET_FOLDERS)  # what may stand in the state folder before
 
 
 @dataclass(frozen=True, slots=True)
 class RestoreReport:
     """`written` is False after a mere check. `open_runs`: runs that had not ended; the loop resumes them.
 
-    `adopted`: runs that ended after the backup, taken over from the evidence that they left.
+    `adopted`: runs that ended after the backup, taken over from the evidence that they left. `lost`: runs
+    whose evidence was gone already when the backup was made.
     """
 
     backup: str
@@ -66,6 +72,7 @@ class RestoreReport:
     adopted: tuple[str, ...]
     left_out: tuple[str, ...]
     written: bool
+    lost: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -79,6 +86,7 @@ class RestoreReport:
             "adopted": list(self.adopted),
             "left_out": list(self.left_out),
             "restored": self.written,
+            "lost": list(self.lost),
         }
 
 
@@ -97,35 +105,99 @@ def restore(
     Believed are the given public keys, those of the setting `trusted_keys`, the project's own, and the key
     that the passphrase opens. Raises ProjectError (`restore-occupied`, `backup-*`, `passphrase-*`),
     StoreError (`artifact-missing`, `artifact-corrupt`), EvidenceError, KeyMissingError: nothing of the
-    project has changed then.
+    project has changed then. Stopped at any moment it can be run again, and goes on (`restore-place` too).
     """
-    store = open_store(target)
-    signed = read_newest(target, backup)
-    sealed = open_keys(store, signed, passphrase)
-    trusted = list_trusted(project, keys, sealed)
+    chosen = _Chosen(project, target, backup, tuple(keys), passphrase, say)
+    if check:
+        with TemporaryDirectory(prefix="maestro-restore-") as folder:
+            return _restore(chosen, Path(folder), None)
+    remove_leftovers(project.home)
+    with hold_home(project.home) as place:
+        if (mark := place.mark) is not None and mark.ready and _has_happened(project, mark):
+            if backup not in {None, mark.backup}:
+                raise unfinished(project.home, mark)
+            return _complete(place, project)
+        return _restore(chosen, place.stage, place)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What was asked for."""
+
+    project: Project
+    target: str
+    backup: str | None
+    keys: tuple[Path, ...]
+    passphrase: str | None
+    say: Say
+
+
+def _restore(chosen: _Chosen, stage: Path, place: Place | None) -> RestoreReport:
+    """Into a place, or without one only to verify."""
+    project, mark = chosen.project, None if place is None else place.mark
+    store = open_store(chosen.target)
+    signed = read_newest(chosen.target, chosen.backup, prefer=None if mark is None else mark.backup)
+    sealed = open_keys(store, signed, chosen.passphrase)
+    trusted = list_trusted(project, chosen.keys, sealed)
     about = open_statement(signed, KeyTrust(trusted))
     manifest = read_manifest(store.read(about["manifest"]), about)
-    if not check:
-        _refuse_occupied(project, manifest)
-    with _staging(project) as stage:
-        work = _Restore(project, store, manifest, stage, say)
-        work.write_home(sealed or {})
-        if not check:
-            work.keep_secrets()
-        with work.database(write=not check) as load:
+    again = mark is not None and mark.backup == manifest.id
+    if place is not None:
+        place.refuse_occupied()
+        _refuse_lake(project, manifest, again=again)
+        place.begin(manifest.id)
+    work = _Restore(project, store, manifest, stage, chosen.say, again)
+    try:
+        # Keys stay in memory when nothing is to be kept of them.
+        work.write_home(sealed or {} if place else {})
+        if place is not None:
+            place.keep_secrets()
+        with work.database(write=place is not None) as load:
             runs = work.read_runs(load)
             own = work.public_keys()
             claims = work.verify_receipts(runs, [*trusted, *own])
             adopted = work.adopt_ended(load, runs, [*trusted, *own], own)
-            work.check_rest(write=not check)
-            if not check:
-                work.take_place(load)
-    return RestoreReport(
-        manifest.id, manifest.created_at, len(manifest.entries), manifest.size,
-        len(manifest.part("evidence")), claims,
-        len({run_id for run_id, run in runs.items() if run.evidence is None}.difference(adopted)),
-        adopted, manifest.left_out, not check,
-    )  # fmt: skip
+            work.check_rest(write=place is not None)
+            report = RestoreReport(
+                manifest.id, manifest.created_at, len(manifest.entries), manifest.size,
+                len(manifest.part("evidence")), claims,
+                len({run_id for run_id, run in runs.items() if run.evidence is None}.difference(adopted)),
+                adopted, manifest.left_out, place is not None, tuple(sorted(manifest.lost)),
+            )  # fmt: skip
+            if place is not None:
+                work.tell_places(load)
+                place.set_ready(asdict(report))
+                _commit(place, load)
+                place.move_in()
+    except BaseException:
+        if place is not None and not place.kept:
+            work.undo_lake()
+        raise
+    return report
+
+
+def _commit(place: Place, load: Load | None) -> None:
+    """The moment of truth. What interrupts it leaves the mark: the next restore looks what has happened."""
+    if load is not None and place.mark is not None:
+        load.note(place.mark.token)
+        load.commit()
+
+
+def _has_happened(project: Project, mark: Mark) -> bool:
+    url = project.settings.database
+    return url is None or is_committed(url, mark.token)
+
+
+def _complete(place: Place, project: Project) -> RestoreReport:
+    """All was verified by the restore that was stopped; what is left is to move it."""
+    assert place.mark is not None  # noqa: S101 - the caller has looked
+    told = dict(place.mark.report)
+    if project.settings.database:
+        finish_tables(project.settings.database)
+    place.move_in()
+    for name in ("adopted", "left_out", "lost"):
+        told[name] = tuple(told[name])
+    return RestoreReport(**told)
 
 
 @dataclass
@@ -137,6 +209,8 @@ class _Restore:
     manifest: Manifest
     stage: Path
     say: Say
+    again: bool = False  # an earlier restore of this backup was stopped here
+    _laid: list[str] = field(default_factory=list)  # files of a lake that lies elsewhere
 
     def write_home(self, sealed: dict[str, bytes]) -> None:
         """The files of the state folder, the databases among them looked through."""
@@ -156,12 +230,6 @@ class _Restore:
         for name in SECRET_FOLDERS:
             if (self.stage / name).is_dir():
                 (self.stage / name).chmod(0o700)
-
-    def keep_secrets(self) -> None:
-        """Keys and secrets that the state folder has already."""
-        for name in _KEEPABLE:
-            if (self.project.home / name).is_dir():
-                _merge(self.project.home / name, self.stage / name)
 
     def public_keys(self) -> tuple[bytes, ...]:
         """Of the project at the time, older ones too: they came under the signature of the backup."""
@@ -214,8 +282,8 @@ class _Restore:
     def verify_receipts(self, runs: Mapping[str, KnownRun], keys: Sequence[bytes]) -> int:
         """Verifies every bundle, and that the journal knows it. Gives how many claims hold."""
         known = {run_id: run.evidence for run_id, run in runs.items() if run.evidence is not None}
-        entries = self.manifest.part("evidence")
-        if known != {entry.path: entry.digest for entry in entries}:
+        entries, lost = self.manifest.part("evidence"), self.manifest.lost
+        if known != {**lost, **{entry.path: entry.digest for entry in entries}}:
             raise ProjectError(
                 "the journal and the evidence in the backup are not of one moment",
                 place=self.manifest.id,
@@ -282,22 +350,24 @@ class _Restore:
                 else:
                     self._compare(entry)
 
-    def take_place(self, load: Load | None) -> None:
-        """The journal learns where its evidence lies now; then the folder becomes the project's."""
+    def tell_places(self, load: Load | None) -> None:
+        """The journal learns where its evidence lies now."""
         store = self._evidence(None)
-        places = [(store.place(entry.path), entry.path) for entry in self.manifest.part("evidence")]
+        runs = [*(entry.path for entry in self.manifest.part("evidence")), *self.manifest.lost]
+        places = [(store.place(run_id), run_id) for run_id in runs]
         with self._journal(load) as journal:
             if journal is not None:
                 journal.executemany("UPDATE run SET evidence_path = ? WHERE run_id = ?", places)
         shutil.rmtree(self.stage / "scratch", ignore_errors=True)
-        home = self.project.home
-        aside = home.with_name(f".{home.name}.before")
-        if load is not None:
-            load.commit()
-        if home.exists():
-            home.rename(aside)
-        self.stage.rename(home)
-        shutil.rmtree(aside, ignore_errors=True)
+
+    def undo_lake(self) -> None:
+        """Nothing stays in a lake that lies elsewhere: the next restore wants it empty."""
+        for name in self._laid:
+            with suppress(OSError, StoreError):
+                if "://" in self.project.lake:
+                    Bucket(self.project.lake, setting="lake").remove(name)
+                else:
+                    (Path(self.project.lake) / name).unlink(missing_ok=True)
 
     def _compare(self, entry: Entry) -> None:
         from hashlib import sha256
@@ -320,7 +390,7 @@ class _Restore:
         elif entry.part == "evidence":
             self._evidence(self.stage).publish(entry.path, self.store.read(entry.digest))
         else:
-            self._place_lake(artifact, entry.path)
+            self._place_lake(entry)
 
     def _place_artifact(self, artifact: Artifact) -> None:
         goal = open_store(self._inside(self.project.artifact_store))
@@ -332,17 +402,32 @@ class _Restore:
         goal.put_file(copy, BINARY)
         copy.unlink()
 
-    def _place_lake(self, artifact: Artifact, name: str) -> None:
-        lake = self._inside(self.project.lake)
-        if "://" not in lake:
-            self.store.export(artifact, Path(lake) / name)
+    def _place_lake(self, entry: Entry) -> None:
+        artifact, lake = Artifact(entry.digest, BINARY, entry.size), self._inside(self.project.lake)
+        if lake == self.project.lake:  # not in the stage, so it stays behind when this fails
+            self._laid.append(entry.path)
+        if self.again and self._has_lake(entry):
             return
-        from maestro_dagster.objects.bucket import Bucket
-
+        if "://" not in lake:
+            self.store.export(artifact, Path(lake) / entry.path)
+            return
         pieces = self.store.chunks(artifact.digest)
         hexadecimal = artifact.digest.removeprefix("sha256:")
-        if not Bucket(lake, setting="lake").create_from(name, pieces, artifact.size, hexadecimal):
-            raise _occupied(f"{lake}/{name}", "the lake is not empty")
+        if not Bucket(lake, setting="lake").create_from(entry.path, pieces, artifact.size, hexadecimal):
+            self._laid.remove(entry.path)
+            raise occupied(f"{lake}/{entry.path}", "the lake is not empty")
+
+    def _has_lake(self, entry: Entry) -> bool:
+        """Whether the restore that was stopped had laid the file there already."""
+        lake = self.project.lake
+        try:
+            if "://" in lake:
+                pieces = list(Bucket(lake, setting="lake").chunks(entry.path))
+            else:
+                pieces = [(Path(lake) / entry.path).read_bytes()]
+        except FileNotFoundError:
+            return False
+        return digest_bytes(b"".join(pieces)) == entry.digest
 
     def _inside(self, place: str) -> str:
         """A place of the project; one in the state folder is in the folder aside, for the time being."""
@@ -358,54 +443,11 @@ class _Restore:
         return EvidenceStore(folder, self.project.evidence_url)
 
 
-def _refuse_occupied(project: Project, manifest: Manifest) -> None:
-    """Nothing is restored over something: a state folder may hold keys and secrets, and nothing else."""
-    home = project.home
-    if home.is_dir():
-        others = sorted(path.name for path in home.iterdir() if path.name not in _KEEPABLE)
-        if others:
-            raise _occupied(str(home), f"the state folder holds {', '.join(others[:5])}")
-    lake = project.lake
-    if manifest.part("lake") and not Path(lake).is_relative_to(home):
+def _refuse_lake(project: Project, manifest: Manifest, *, again: bool) -> None:
+    """A lake outside of the state folder has to be empty, but for what a stopped restore laid there."""
+    lake, names = project.lake, {entry.path for entry in manifest.part("lake")}
+    if names and not Path(lake).is_relative_to(project.home):
         from maestro_dagster.project.backup_source import open_source
 
-        if open_source(lake).list():
-            raise _occupied(lake, "the lake is not empty")
-
-
-def _occupied(place: str, why: str) -> ProjectError:
-    return ProjectError(
-        f"there is something already where the backup is to go: {why}",
-        place=place,
-        remedy="stop what runs there and move it away, or set MAESTRO_HOME to a new folder",
-        code="restore-occupied",
-    )
-
-
-@contextmanager
-def _staging(project: Project) -> Iterator[Path]:
-    """A new folder beside the state folder, gone afterwards unless it has taken its place."""
-    import tempfile
-
-    home = project.home
-    home.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=f".{home.name}.restoring-", dir=home.parent))
-    if home.is_dir():  # else nobody but the operator reads it, as after `maestro init`
-        stage.chmod(home.stat().st_mode & 0o777)
-    try:
-        yield stage
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _merge(given: Path, stage: Path) -> None:
-    """Keys that were there before stay; a different one of the same name is refused."""
-    for path in sorted(given.rglob("*")):
-        if not path.is_file():
-            continue
-        goal = stage / path.relative_to(given)
-        if not goal.exists():
-            goal.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.copy2(path, goal)
-        elif goal.read_bytes() != path.read_bytes():
-            raise _occupied(str(path), "another key or secret of this name")
+        if set(open_source(lake).list()) - (names if again else set()):
+            raise occupied(lake, "the lake is not empty")

@@ -14,6 +14,7 @@ from typing import Any
 
 from maestro_dagster.errors import ManifestError, ProjectError
 from maestro_dagster.project.settings import Settings, read_settings
+from maestro_dagster.project.unfinished import refuse_unfinished
 
 FLOW_SUFFIXES = (".yaml", ".yml", ".json")
 # Files of `dg` in the same folder: they configure components and are no flows.
@@ -154,22 +155,34 @@ def refuse_same_names(project: Project, named: Sequence[tuple[str, Path]]) -> No
         found[name] = path
 
 
-def find_project(start: Path | None = None, environment: Mapping[str, str] | None = None) -> Project:
+def find_project(
+    start: Path | None = None, environment: Mapping[str, str] | None = None, *, unfinished: bool = False
+) -> Project:
     """The project around `start` (default: the working directory), or the one that MAESTRO_PROJECT names.
 
-    Raises ProjectError (`project-missing`, `project-unreadable`, `setting-unknown`, `setting-invalid`).
+    `unfinished`: also one whose restore has not ended, which nobody but the restore may use.
+
+    Raises ProjectError (`project-missing`, `project-unreadable`, `setting-unknown`, `setting-invalid`,
+    `restore-unfinished`).
     """
     environment = os.environ if environment is None else environment
     if chosen := environment.get("MAESTRO_PROJECT"):
-        return open_project(Path(chosen).expanduser().resolve(), environment, "MAESTRO_PROJECT")
+        root = Path(chosen).expanduser().resolve()
+        return open_project(root, environment, "MAESTRO_PROJECT", unfinished=unfinished)
     start = (start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
         if _maestro_table(folder / "pyproject.toml") is not None:
-            return open_project(folder, environment)
+            return open_project(folder, environment, unfinished=unfinished)
     raise _missing(str(start))
 
 
-def open_project(root: Path, environment: Mapping[str, str] | None = None, place: str = "") -> Project:
+def open_project(
+    root: Path,
+    environment: Mapping[str, str] | None = None,
+    place: str = "",
+    *,
+    unfinished: bool = False,
+) -> Project:
     """The project in exactly this folder. Raises ProjectError as `find_project`; `place`: who named it."""
     root = root.resolve()
     table = _maestro_table(root / "pyproject.toml")
@@ -177,7 +190,10 @@ def open_project(root: Path, environment: Mapping[str, str] | None = None, place
         raise _missing(f"{root} (from {place})" if place else str(root))
     environment = os.environ if environment is None else environment
     settings = read_settings(table, environment, str(root / "pyproject.toml"))
-    return Project(root, settings, (root / Path(settings.home).expanduser()).resolve())
+    home = (root / Path(settings.home).expanduser()).resolve()
+    if not unfinished:
+        refuse_unfinished(home)
+    return Project(root, settings, home)
 
 
 def _missing(place: str) -> ProjectError:
