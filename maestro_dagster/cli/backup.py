@@ -19,7 +19,7 @@ MAESTRO_SECRET_BACKUP_PASSPHRASE. It locks the private key and the secrets, noth
 \b
 Exit codes:
   0  the backup is whole
-  1  nothing was written; or artifacts of the project are damaged, and it was made without them
+  1  nothing was written; or artifacts are damaged or evidence is lost, and it was made without them
 
 \b
 Example:
@@ -59,9 +59,17 @@ def command(
         )
     for digest in report.damaged:
         click.echo(f"warning: the artifact {digest} is damaged in the project's store", err=True)
+    for run_id in report.lost:
+        click.echo(
+            f"warning: the evidence of the run {run_id} is missing or changed: "
+            f"`maestro restore {target} --evidence {run_id}` puts it back from an older backup",
+            err=True,
+        )
+    for run_id in report.put_back:
+        click.echo(f"note: the evidence of the run {run_id} was put back from this machine", err=True)
     text = (
         f"backup {report.id}: {report.files} files, {report.size} bytes ({report.new_bytes} new), "
         f"{report.runs} runs, {report.bundles} bundles"
     )
     emit(report.to_json(), as_json, text)
-    return 1 if report.damaged else 0
+    return 1 if report.damaged or report.lost else 0

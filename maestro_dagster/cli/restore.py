@@ -27,6 +27,7 @@ Example:
   maestro restore /mnt/backups/shop --key maestro.pub.pem
   maestro restore s3://bucket/shop --passphrase-file ~/shop.passphrase
   maestro restore /mnt/backups/shop --check
+  maestro restore /mnt/backups/shop --evidence RUN
 """
 )
 @click.argument("target")
@@ -35,6 +36,8 @@ Example:
               help="Public key (PEM) to trust; may be repeated.")  # fmt: skip
 @passphrase_option
 @click.option("--check", is_flag=True, help="Verify all of the backup and write nothing.")
+@click.option("--evidence", "run_id", metavar="RUN",
+              help="Only the evidence of RUN, into the project as it is.")  # fmt: skip
 @json_option
 def command(
     target: str,
@@ -42,27 +45,41 @@ def command(
     keys: tuple[Path, ...],
     passphrase_file: Path | None,
     check: bool,
+    run_id: str | None,
     as_json: bool,
 ) -> int:
     """Restore the project's state from TARGET into an empty state folder.
 
     The folder may hold keys and secrets, and nothing else. Flows, policies and settings are the project's
-    files and come from its repository.
+    files and come from its repository. Stopped at any moment, the same command goes on to the end.
     """
     from maestro_dagster.project.restore import restore
     from maestro_dagster.project.root import find_project
 
+    passphrase, say = read_passphrase(passphrase_file), show_progress()
+    if run_id is not None:
+        from maestro_dagster.project.restore_evidence import restore_evidence
+
+        found = restore_evidence(
+            find_project(), target, run_id,
+            backup=backup, keys=keys, passphrase=passphrase, check=check, say=say,
+        )  # fmt: skip
+        done = "restored" if found.written else "verified"
+        emit(found.to_json(), as_json, f"{done} {found.place}: as in the backup {found.backup}")
+        return 0
     report = restore(
         find_project(unfinished=True),
         target,
         backup=backup,
         keys=keys,
-        passphrase=read_passphrase(passphrase_file),
+        passphrase=passphrase,
         check=check,
-        say=show_progress(),
+        say=say,
     )
     missing = f"; not in the backup: {', '.join(report.left_out)}" if report.left_out else ""
     ended = f", {len(report.adopted)} ended later, as their evidence tells" if report.adopted else ""
+    for each in report.lost:
+        click.echo(f"warning: the evidence of the run {each} was lost before the backup was made", err=True)
     done = "restored" if report.written else "verified"
     emit(
         report.to_json(),

@@ -12,8 +12,9 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from maestro_dagster.errors import EvidenceError, StoreError
 from maestro_dagster.evidence.archive import SIZE_LIMIT
@@ -22,6 +23,14 @@ from maestro_dagster.objects.bucket import Bucket
 
 SUFFIX: Final = ".zip"
 _RUN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`data` is the right bundle, from the store or from the copy on this machine; None: there is none."""
+
+    data: bytes | None
+    stored: Literal["right", "changed", "missing"]
 
 
 class EvidenceStore:
@@ -97,6 +106,25 @@ class EvidenceStore:
             remedy="`maestro status` lists the runs; a run has evidence once it has ended",
             code="bundle-missing",
         )
+
+    def find(self, run_id: str, digest: str) -> Found:
+        """The bundle with this digest, wherever it still is, and how it stands in the store itself.
+
+        Raises EvidenceError (`evidence-unreachable`).
+        """
+        path = self.path(run_id)
+        copy = path.read_bytes() if _has_digest(path, digest) else None
+        if self._url is None:
+            return Found(copy, "right" if copy is not None else "changed" if path.is_file() else "missing")
+        try:
+            data = self._read_remote(run_id)
+        except EvidenceError as error:
+            if error.error_code == "evidence-unreachable":
+                raise
+            return Found(copy, "changed")  # of a size that no bundle has
+        if data is None:
+            return Found(copy, "missing")
+        return Found(data, "right") if digest_bytes(data) == digest else Found(copy, "changed")
 
     def runs(self) -> Iterator[str]:
         """Of which runs there is evidence, in no order."""

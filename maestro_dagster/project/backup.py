@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.artifacts.interface import ArtifactStore
 from maestro_dagster.artifacts.store import open_store
-from maestro_dagster.errors import EvidenceError, StoreError
+from maestro_dagster.errors import StoreError
 from maestro_dagster.evidence.key import load_signer
 from maestro_dagster.evidence.store import EvidenceStore
 from maestro_dagster.manifest.canonical import digest_bytes
+from maestro_dagster.project.backup_evidence import BundleFaults, read_bundles
 from maestro_dagster.project.backup_moment import (
     ATTEMPTS,
     NOTHING,
@@ -68,7 +69,8 @@ CHOICES = ("artifacts", "lake")  # what may be left out by name
 @dataclass(frozen=True, slots=True)
 class BackupReport:
     """`new_bytes` is what the target did not hold before. `damaged`: digests of artifacts that the project's
-    store holds damaged; they are not in the backup.
+    store holds damaged; they are not in the backup. `lost`: runs whose evidence is missing or changed where
+    it belongs; `put_back`: those whose bundle the object store lacked, and has again from this machine.
     """
 
     id: str
@@ -80,6 +82,8 @@ class BackupReport:
     bundles: int
     left_out: tuple[str, ...]
     damaged: tuple[str, ...]
+    lost: tuple[str, ...] = ()
+    put_back: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -92,6 +96,8 @@ class BackupReport:
             "bundles": self.bundles,
             "left_out": list(self.left_out),
             "damaged": list(self.damaged),
+            "lost": list(self.lost),
+            "put_back": list(self.put_back),
         }
 
 
@@ -145,7 +151,8 @@ def back_up(
         left_out=(*(name for name in CHOICES if name in leave_out), *secret, *history, *shared),
         sealed=sealed,
         revision=work.revision,
-        counts={"runs": work.moment.runs, "bundles": len(work.moment.bundles)},
+        counts={"runs": work.moment.runs, "bundles": len(work.moment.bundles) - len(work.bundles.lost)},
+        lost=work.bundles.lost,
     )
     work.put(manifest.encode())
     statements = open_statements(target)
@@ -153,7 +160,8 @@ def back_up(
         raise target_error("there is a backup of this name already", target)
     return BackupReport(
         manifest.id, target, len(manifest.entries), manifest.size, work.new_bytes,
-        work.moment.runs, len(work.moment.bundles), manifest.left_out, tuple(work.damaged),
+        work.moment.runs, manifest.counts["bundles"], manifest.left_out, tuple(work.damaged),
+        work.bundles.told, tuple(work.bundles.put_back),
     )  # fmt: skip
 
 
@@ -169,6 +177,7 @@ class _Backup:
     usage: Mapping[str, frozenset[bytes]] = field(default_factory=dict)  # rows of the database, seen early
     revision: str | None = None
     damaged: list[str] = field(default_factory=list)
+    bundles: BundleFaults = field(default_factory=BundleFaults)
     held: frozenset[str] = frozenset()  # what the target had before
 
     def __post_init__(self) -> None:
@@ -231,20 +240,10 @@ class _Backup:
             self._keep_state(path, name, cut)
 
     def copy_evidence(self) -> None:
-        """The bundles that the journal knew at its moment. Raises EvidenceError (`evidence-lost`)."""
+        """The bundles that the journal knew at its moment; what became of others is in `bundles`."""
         source = EvidenceStore(self.project.evidence, self.project.evidence_url)
-        for number, (run_id, digest) in enumerate(self.moment.bundles.items(), start=1):
-            self.say(f"evidence: {number} of {len(self.moment.bundles)} bundles")
-            data = source.read(run_id)
-            if digest_bytes(data) != digest:
-                raise EvidenceError(
-                    f"the bundle of the run {run_id} is not the one that the journal knows",
-                    place=source.place(run_id),
-                    remedy="`maestro verify` says what is wrong with it; restore it from an older backup",
-                    code="evidence-lost",
-                )
-            self.put(data)
-            self._add("evidence", run_id, digest, len(data))
+        for run_id, data in read_bundles(source, self.moment.bundles, self.bundles, self.say):
+            self._add("evidence", run_id, self.put(data), len(data))
 
     def copy_artifacts(self) -> None:
         source = open_store(self.project.artifact_store)

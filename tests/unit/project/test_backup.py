@@ -309,15 +309,6 @@ def test_a_receipt_that_does_not_verify_stops_the_restore(project: Project, targ
     assert code_of(lambda: restore(project, target, check=True)) == "backup-malformed"
 
 
-def test_evidence_that_the_journal_lacks_stops_the_backup(project: Project, target: str) -> None:
-    bundle = next(project.evidence.glob("*.zip"))
-    bundle.write_bytes(bundle.read_bytes() + b"\0")
-    assert code_of(lambda: back_up(project, target)) == "evidence-lost"
-    bundle.unlink()
-    assert code_of(lambda: back_up(project, target)) == "bundle-missing"
-    assert not Path(target, "backups").exists()
-
-
 @pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "a/../../b", "a//b", ""])
 def test_a_manifest_never_leads_out_of_the_folder(project: Project, target: str, path: str) -> None:
     back_up(project, target)
