@@ -20,7 +20,8 @@ def command(as_json: bool) -> None:
 
     Makes its tables or brings them up to date, then copies what the files of the home hold: runs, events,
     reports, budgets, waiting usage. All of it is copied and compared, or nothing. The files stay. Running it
-    again changes nothing. Stop `maestro dev` first.
+    again changes nothing. Stop every `maestro dev` that uses the files or the database first; where there is
+    nothing to do, that is said, and they may run.
     """
     from maestro_dagster.project.migrate import migrate_project
     from maestro_dagster.project.root import find_project
@@ -35,6 +36,8 @@ def command(as_json: bool) -> None:
         else:
             tables = f"the tables were upgraded from revision {found.before} to {found.after}"
         rows = "\n".join(f"  {name:<12} {count:>9}" for name, count in found.rows.items())
+        if found.nothing:
+            tables += "; there was nothing to do"
         head = "copied before:" if found.repeated else "copied and compared:"
         return f"{found.place}: {tables}\n{head}\n{rows}\n  {'usage':<12} {found.usage:>9}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from maestro_dagster.database.address import show_url
@@ -29,6 +30,14 @@ SELECT quote_ident(current_user), quote_ident(current_database()),
   to_regnamespace('public')::text,
   EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public' AND tablename = 'event_logs')
 """  # noqa: S608 - a constant
+
+
+_CONNECTED = """
+SELECT coalesce(host(client_addr), 'the same machine') FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name = ANY(%s)
+"""
+_ROOMS = ("maestro-journal", "maestro-inbox", "maestro-outbox", "maestro-usage", "maestro-budget")
+GRACE = 3.0  # seconds
 
 
 def require_rights(
@@ -78,6 +87,36 @@ def refuse_misplaced(connection: RawConnection, url: str) -> None:
         f" makes new ones in the schema public: DROP TABLE {', '.join(f'{SCHEMA}.{name}' for name in found)}",
         code="dagster-misplaced",
     )
+
+
+def refuse_live(connection: RawConnection, url: str) -> None:
+    """Raises DatabaseError (`loop-running`, `runs-going`) while another Maestro works on the tables.
+
+    Of whatever machine and release: the server knows who is connected. A command that just ends is
+    waited for.
+    """
+    from maestro_dagster.database.pool import send
+
+    stop = time.monotonic() + GRACE
+    while (rows := send(connection, _CONNECTED, (list(_ROOMS),))) and time.monotonic() < stop:
+        time.sleep(0.1)
+    if rows:
+        places = ", ".join(sorted({str(row[0]) for row in rows}))
+        raise DatabaseError(
+            f"Maestro uses this database: {len(rows)} connections are open, from {places}",
+            place=show_url(url),
+            remedy="stop every `maestro dev` and every command that uses it, then run `maestro migrate`",
+            code="loop-running",
+        )
+    leases = send(connection, f"SELECT run_id FROM {SCHEMA}.lease WHERE expires > extract(epoch FROM now())")  # noqa: S608
+    if leases:
+        raise DatabaseError(
+            f"{len(leases)} runs are going on, on another machine perhaps",
+            place=f"run {leases[0][0]}",
+            remedy="wait for their end, or stop them with `maestro cancel`; the lease of a process that was"
+            " killed ends after 30 seconds",
+            code="runs-going",
+        )
 
 
 def is_ours(revision: str | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,15 +89,22 @@ def require_moved(project: Project) -> None:
 
     if not (project.journal.exists() or inbox_file(project).exists()):
         return
-    moved = read_moved(project)
     place = show_url(project.settings.database or "")
-    if moved is None or moved.get("place") != place:
+    if not is_moved(project):
         raise ProjectError(
             f"the records of this project lie in files of {project.home}, not in {place}",
             place="setting database",
             remedy="stop `maestro dev` and run `maestro migrate`; or remove the setting, to use the files",
             code="records-not-moved",
         )
+
+
+def is_moved(project: Project) -> bool:
+    """Whether the last `maestro migrate` of this home went to the database that is named now."""
+    from maestro_dagster.database.address import show_url
+
+    moved = read_moved(project)
+    return moved is not None and moved.get("place") == show_url(project.settings.database or "")
 
 
 def inbox_file(project: Project) -> Path:
@@ -118,6 +126,9 @@ def read_moved(project: Project) -> dict[str, object] | None:
 
 def note_moved(project: Project, note: dict[str, object]) -> None:
     path = project.home / _MARK
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -19,11 +19,13 @@ from maestro_dagster.errors import ProjectError
 from maestro_dagster.project.database import (
     find_owner,
     inbox_file,
+    is_moved,
     name_scope,
     note_moved,
     outbox_file,
     read_moved,
 )
+from maestro_dagster.workers.filelock import hold_file
 
 if TYPE_CHECKING:
     from maestro_dagster.database.interface import Connection
@@ -64,6 +66,7 @@ class Migration:
     rows: dict[str, int]
     usage: int
     repeated: bool
+    nothing: bool = False  # was to be done
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -78,7 +81,8 @@ class Migration:
 def migrate_project(project: Project, say: Say) -> Migration:
     """Makes or upgrades the tables, then copies what the files hold: all of it or, on any error, none.
 
-    The files stay as they are, but those of waiting usage. Doing it again copies nothing twice.
+    The files stay as they are, but those of waiting usage. Doing it again copies nothing twice. Others may be
+    at work where there is nothing to do. One process of a home does it at a time.
 
     Raises ProjectError (`database-missing`, `loop-running`, `runs-going`), DatabaseError (`migrate-differs`
     and what the database has to say), JournalError.
@@ -91,6 +95,12 @@ def migrate_project(project: Project, say: Say) -> Migration:
             remedy="set it to postgresql://USER@HOST/NAME in pyproject.toml, or MAESTRO_DATABASE",
             code="database-missing",
         )
+    project.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with hold_file(project.home / "migrate.lock"):
+        return _find_done(project, url) or _migrate(project, url, say)
+
+
+def _migrate(project: Project, url: str, say: Say) -> Migration:
     _refuse_while_used(project)
     before, after = upgrade_database(url, dagster=True)
     if project.settings.budget_database:
@@ -112,39 +122,97 @@ def migrate_project(project: Project, say: Say) -> Migration:
     return Migration(place, before, after, rows, usage, repeated)
 
 
+def _find_done(project: Project, url: str) -> Migration | None:
+    """None where something is to be made or copied."""
+    from maestro_dagster.costs.lineage import lineage_files
+    from maestro_dagster.costs.spool import Spool
+    from maestro_dagster.database.migration import list_revisions
+
+    newest, elsewhere = list_revisions()[-1], project.settings.budget_database
+    if read_database(url, dagster=True) != newest or (elsewhere and read_database(elsewhere) != newest):
+        return None
+    folder = Spool(project.spool)
+    if any(True for _ in folder.chunks()) or any(True for _ in lineage_files(folder.lineage)):
+        return None
+    rows: dict[str, int] = {}
+    home = str((read_moved(project) or {}).get("home"))
+    found = _read_copied(project, url, home)  # refuses a database of another project
+    if any(path.exists() for path in _files(project)):
+        others = _read_copied(project, elsewhere, f"{home} budgets", owned=False) if elsewhere else {}
+        if found is None or others is None or not is_moved(project):
+            return None
+        rows = found | others
+    return Migration(show_place(url), newest, newest, rows, 0, repeated=True, nothing=True)
+
+
+def _files(project: Project) -> tuple[Path, ...]:
+    return project.journal, inbox_file(project), outbox_file(project), project.home / "budgets.sqlite"
+
+
+def _read_copied(project: Project, url: str, home: str, *, owned: bool = True) -> dict[str, int] | None:
+    """What a database has of a home: rows by table; None where it knows of none."""
+    from maestro_dagster.database.postgres import PostgresDatabase
+
+    database = PostgresDatabase(url, "journal", owner=find_owner(project) if owned else None)
+
+    def look(connection: Connection) -> dict[str, int] | None:
+        known = connection.execute("SELECT tables FROM moved WHERE home = ?", (home,)).fetchone()
+        return None if known is None else json.loads(known[0])
+
+    try:
+        return database.run_read(look)
+    finally:
+        database.close()
+
+
+def read_database(url: str, *, dagster: bool = False) -> str | None:
+    """The revision of its tables; changes nothing. Raises as `upgrade_database`."""
+    return _look_at(url, lambda connection: _survey(connection, url, dagster=dagster))
+
+
+def _survey(connection: Any, url: str, *, dagster: bool) -> str | None:
+    from maestro_dagster.database.migration import list_revisions, read_revision
+    from maestro_dagster.database.survey import refuse_misplaced, require_rights
+
+    refuse_misplaced(connection, url)
+    found, newest = read_revision(connection), list_revisions()[-1]
+    require_rights(connection, url, ours=found is None or found < newest, dagster=dagster)
+    return found
+
+
+def _look_at(url: str, look: Callable[[Any], str | None]) -> str | None:
+    from maestro_dagster.database.pool import Pool
+
+    pool = Pool(url, name="maestro-migrate")
+    try:
+        connection, found = pool.insist(look)
+        pool.give(connection)
+    finally:
+        pool.close()
+    return found
+
+
 def upgrade_database(url: str, *, dagster: bool = False) -> tuple[str | None, str]:
     """Brings the tables to this Maestro's revision; gives the one before and the one after.
 
     `dagster`: its tables lie there too, or will. Raises DatabaseError (`database-rights`,
-    `dagster-misplaced`) before anything is changed.
+    `dagster-misplaced`, `loop-running`, `runs-going`) before anything is changed.
     """
-    from maestro_dagster.database.migration import (
-        list_revisions,
-        read_revision,
-        require_schema,
-        upgrade_schema,
-    )
-    from maestro_dagster.database.pool import Pool
-    from maestro_dagster.database.survey import refuse_misplaced, require_rights
+    from maestro_dagster.database.migration import list_revisions, require_schema, upgrade_schema
+    from maestro_dagster.database.survey import refuse_live
 
-    pool = Pool(url, name="maestro-migrate")
     newest = list_revisions()[-1]
 
-    def look(connection: Any) -> str | None:
-        refuse_misplaced(connection, url)
-        found = read_revision(connection)
-        require_rights(connection, url, ours=found is None or found < newest, dagster=dagster)
+    def upgrade(connection: Any) -> str | None:
+        found = _survey(connection, url, dagster=dagster)
+        if found is not None and found < newest:
+            refuse_live(connection, url)
         if found is None or found < newest:
             upgrade_schema(url)
         require_schema(connection, url)  # one that is newer is refused
         return found
 
-    try:
-        connection, before = pool.insist(look)
-        pool.give(connection)
-    finally:
-        pool.close()
-    return before, newest
+    return _look_at(url, upgrade), newest
 
 
 def show_place(url: str) -> str:

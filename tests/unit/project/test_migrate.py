@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,3 +235,62 @@ def init_second(root: Path) -> Path:
 def make_key_anew(project: Project) -> None:
     (project.keys / "maestro.pem").unlink()
     init_project(project.root)
+
+
+def test_where_nothing_is_to_be_done_a_loop_may_run(
+    filled: Path, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an upgrade goes whose tables have not changed, and a home that had no files."""
+    project = use(filled, new_database())
+    rows = migrate_project(project, print).rows
+    with LoopGuard(project.home):
+        again = migrate_project(project, print)
+        assert (again.nothing, again.rows, again.before) == (True, rows, NEWEST)
+        fresh = use_home(project, filled.parent / "fresh")
+        fresh.home.mkdir()
+        with LoopGuard(fresh.home):
+            assert migrate_project(fresh, print).nothing
+        with psycopg2.connect(project.settings.database) as connection:
+            connection.cursor().execute("DELETE FROM maestro.moved")
+        connection.close()
+        assert code_of(lambda: migrate_project(project, print)) == "loop-running", (
+            "this database is another one"
+        )
+
+
+def test_tables_do_not_change_below_a_loop_of_another_machine(
+    filled: Path, new_database: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("maestro_dagster.database.survey.GRACE", 0.3)
+    url = new_database()
+    project = use(filled, url)
+    migrate_project(project, print)
+    other = open_inbox(use_home(project, filled.parent / "other"))
+    other.recent(1)  # its connection stays, as that of a loop
+
+    def run(statements: str) -> None:
+        with psycopg2.connect(url) as connection:
+            connection.cursor().execute(statements)
+        connection.close()
+
+    run("DROP TABLE maestro.owner_key; UPDATE maestro.alembic_version SET version_num = '0001'")
+    assert code_of(lambda: migrate_project(project, print)) == "loop-running"
+    other.close()
+    run("INSERT INTO maestro.lease VALUES ('r1', 'x', 'elsewhere', 1, extract(epoch FROM now()) + 60)")
+    assert code_of(lambda: migrate_project(project, print)) == "runs-going"
+    run("DELETE FROM maestro.lease WHERE owner = 'x'")
+    assert migrate_project(project, print).before == "0001"
+
+
+def test_migrations_of_one_home_wait_for_each_other(filled: Path, new_database: Callable[[], str]) -> None:
+    use(filled, new_database())
+    command = [sys.executable, "-m", "maestro_dagster", "migrate", "--json"]
+    processes = [
+        subprocess.Popen(command, cwd=filled, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(6)
+    ]
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 6, said
+    found = [json.loads(out) for out, _ in said]
+    assert sorted(each["repeated"] for each in found) == [False] + [True] * 5
+    assert not list((filled / ".maestro").glob("*.tmp"))
