@@ -29,6 +29,21 @@ def has_inbox(project: Project) -> bool:
     return project.settings.database is not None or inbox_file(project).exists()
 
 
+def knows_webhooks(project: Project) -> bool:
+    """Whether a forge ever told anything."""
+    from maestro_dagster.events.figure import count_events
+    from maestro_dagster.events.inbox import TABLES, WORDING
+    from maestro_dagster.project.database import inbox_file, open_room
+
+    if not has_inbox(project):
+        return False
+    database = open_room(project, "inbox", inbox_file(project), tables=TABLES, wording=WORDING)
+    try:
+        return any(source == "webhook" for source, _ in database.run_read(count_events))
+    finally:
+        database.close()
+
+
 def open_mirrors(project: Project, *, wait: bool = False) -> Mirrors:
     """The mirrors of remote repositories. Each is read with its forge's token where that has its `api`."""
     from maestro_dagster.events.mirror import Mirrors

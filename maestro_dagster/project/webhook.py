@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from maestro_dagster.errors import ProjectError
+from maestro_dagster.errors import EventError, ProjectError
 from maestro_dagster.events.forge import find_forge, read_forges
 from maestro_dagster.project.secret import secret_source, secret_variable
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from maestro_dagster.project.root import Project
 
 _SHORTEST_SECRET = 16  # characters; a shorter one can be guessed
+_UNVERIFIED = frozenset({"webhook-signature", "webhook-secret-missing"})
 Receiver = Callable[[str, Mapping[str, str], bytes], "Delivery"]
 
 
@@ -24,7 +26,8 @@ def open_receiver(project: Project, learn: Callable[[Iterable[str]], None]) -> R
     """A function of the URL's name, the headers and the raw body, for many threads at once.
 
     `resources/forges.yaml` is read again when it has changed, the secrets each time: a new one counts from
-    the next delivery on. Raises EventError (`webhook-unknown`, `forges-invalid`, those of `receive`).
+    the next delivery on. Raises EventError (`webhook-unknown`, `forges-invalid`, `forges-missing`, those of
+    `receive`, `webhook-secret-unreadable` where a secret that cannot be used may be the one that it needs).
 
     Args:
         project: whose repositories they are.
@@ -37,25 +40,42 @@ def open_receiver(project: Project, learn: Callable[[Iterable[str]], None]) -> R
 
     def receive_delivery(name: str, headers: Mapping[str, str], body: bytes) -> Delivery:
         forge = find_forge(forges.read(), name)
-        secrets = find_secrets(project, forge)
+        secrets, fault = find_secrets(project, forge)
         if fresh := set(secrets) - learned:
             learn(fresh)
             learned.update(fresh)
-        return receive(forge, secrets, headers, body, time.time())
+        try:
+            return receive(forge, secrets, headers, body, time.time())
+        except EventError as error:
+            if fault is None or error.error_code not in _UNVERIFIED:
+                raise
+            raise _unreadable(fault) from error
 
     return receive_delivery
 
 
 class ForgeFile:
-    """`resources/forges.yaml`, parsed once for as long as it stays the same."""
+    """`resources/forges.yaml`, parsed once for as long as it stays the same.
+
+    A project may have none. One that was there and is not is missed: its repositories are still somebody's.
+    """
 
     def __init__(self, project: Project) -> None:
         self._path = project.root / "resources" / "forges.yaml"
+        self._was_there = self._stamp() is not None
         self._known: tuple[tuple[int, int, int] | None, tuple[ForgeRepository, ...]] | None = None
 
     def read(self) -> tuple[ForgeRepository, ...]:
-        """Raises EventError (`forges-invalid`)."""
+        """Raises EventError (`forges-invalid`, `forges-missing`)."""
         stamp = self._stamp()
+        if stamp is None and self._was_there and not os.path.lexists(self._path):
+            raise EventError(
+                "the file with the repositories is not there any more",
+                place=str(self._path),
+                remedy="put it back; with `repositories: []` in it no repository is known",
+                code="forges-missing",
+            )
+        self._was_there = self._was_there or stamp is not None
         known = self._known
         if known is None or known[0] != stamp:
             known = self._known = (stamp, read_forges(self._path))
@@ -69,16 +89,26 @@ class ForgeFile:
         return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def find_secrets(project: Project, forge: ForgeRepository) -> tuple[str, ...]:
-    """The secrets that are set, newest first. One that others may read is none (`maestro doctor` tells)."""
+def find_secrets(project: Project, forge: ForgeRepository) -> tuple[tuple[str, ...], ProjectError | None]:
+    """The secrets that can be used, newest first, and why another one cannot: others may read it, say."""
     find = secret_source(project.home)
-    found = []
+    found, fault = [], None
     for name in forge.secrets:
         try:
             found.append(find(name))
-        except ProjectError:
-            continue
-    return tuple(secret for secret in found if secret)
+        except ProjectError as error:
+            fault = fault or error
+    return tuple(secret for secret in found if secret), fault
+
+
+def _unreadable(fault: ProjectError) -> EventError:
+    """A refusal would be for good, and the delivery may be one that this secret signed."""
+    return EventError(
+        f"the delivery cannot be checked: {fault.fact}",
+        place=fault.place,
+        remedy=fault.remedy,
+        code="webhook-secret-unreadable",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,13 +148,18 @@ def test_what_the_operator_must_repair_asks_the_forge_to_come_again(door: Door, 
     headers = {**PUSH["headers"], **sign_delivery("github", SECRET, body)}
     door.keep(SECRET, 0o644)
     status, told = door.post("github", body, headers)
-    assert (status, told["code"]) == (503, "webhook-secret-missing")
+    assert (status, told["code"]) == (503, "webhook-secret-unreadable")
     assert "SHOP" not in json.dumps(told), "the name of a secret is nobody's business"
+    access = door.root / ".maestro" / "logs" / "access.ndjson"
+    assert "may be read by others" in json.loads(access.read_text().splitlines()[-1])["error"]
     door.keep(SECRET)
     forges = door.root / "resources" / "forges.yaml"
     whole = forges.read_text()
     forges.write_text("repositories: [")
     assert door.post("github", body, headers)[0] == HTTPStatus.SERVICE_UNAVAILABLE
+    forges.unlink()
+    status, told = door.post("github", body, headers)
+    assert (status, told["code"]) == (503, "forges-missing")
     forges.write_text(whole)
     assert door.post("github", body, headers)[0] == HTTPStatus.ACCEPTED
 

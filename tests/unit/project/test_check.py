@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from maestro_dagster.events.inbox import Inbox
 from maestro_dagster.events.interface import RepositoryEvent
 from maestro_dagster.project.check import Finding, _check_forges, check_machine, check_project
+from maestro_dagster.project.intake import open_inbox
 from maestro_dagster.project.root import open_project
 from maestro_dagster.project.scaffold import init_project
 
@@ -34,7 +36,7 @@ def examine(root: Path, **environment: str) -> dict[str, Finding]:
 def test_the_starter_has_no_error(project: Path) -> None:
     found = examine(project)
     assert {name: finding for name, finding in found.items() if finding.status == "error"} == {}
-    assert len(found) == 15
+    assert len(found) == 17
     assert {finding.check for finding in check_machine()} == {"python", "git"}
 
 
@@ -93,6 +95,22 @@ def test_a_webhook_without_its_secret_is_found(project: Path) -> None:
     assert examine(project)["forges"].status == "error"  # the token would be read on the way
     forges.write_text("repositories: [{name: shop}]")
     assert examine(project)["forges"].status == "error"
+
+
+def test_forges_that_are_gone_are_found_where_webhooks_came(project: Path) -> None:
+    path = project / "resources/forges.yaml"
+    path.unlink()
+    assert _check_forges(open_project(project, {})).status == "ok"
+    inbox = open_inbox(open_project(project, {}))
+    event = RepositoryEvent("event-0001", "/r", "a" * 40, "b" * 40, "refs/heads/main", 1.0)
+    inbox.accept([event])
+    assert _check_forges(open_project(project, {})).status == "ok", "pushes of a hook need no forge"
+    inbox.accept([replace(event, event_id="webhook-0001", source="webhook")])
+    inbox.close()
+    found = _check_forges(open_project(project, {}))
+    assert (found.status, "not there" in found.fact) == ("error", True)
+    path.write_text("repositories: []")
+    assert _check_forges(open_project(project, {})).status == "ok"
 
 
 def test_a_damaged_journal_is_found_and_left_alone(project: Path) -> None:

@@ -92,7 +92,29 @@ def test_a_secret_of_the_environment_counts(send: Send, monkeypatch: pytest.Monk
 
 def test_a_secret_that_others_may_read_is_none(root: Path, send: Send) -> None:
     keep(root, "SHOP", "the first secret", 0o644)
-    assert send("the first secret") == "webhook-secret-missing"
+    assert send("the first secret") == "webhook-secret-unreadable"
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o600])
+def test_what_a_secret_that_cannot_be_read_signed_is_asked_for_again(
+    root: Path, receiver: Receiver, sign_delivery: Sign, mode: int
+) -> None:
+    """A refusal is for good; that the secret is not usable is ours to repair."""
+    keep(root, "SHOP_BEFORE", "the second secret", mode)
+    if mode == 0o600:
+        (root / ".maestro/secrets/SHOP_BEFORE").write_bytes(b"\xff\xfe")
+    headers = {"X-GitHub-Event": "push", **sign_delivery("github", "the second secret", make_push())}
+    with pytest.raises(EventError) as caught:
+        receiver("shop", headers, make_push())
+    assert caught.value.error_code == "webhook-secret-unreadable"
+    assert caught.value.place == str(root / ".maestro/secrets/SHOP_BEFORE")
+    assert "a secret" in caught.value.fact
+    assert "second" not in str(caught.value)
+    first = {**headers, **sign_delivery("github", "the first secret", make_push())}
+    assert receiver("shop", first, make_push()).events, "the other one goes on"
+    with pytest.raises(EventError) as caught:
+        receiver("shop", {"X-GitHub-Event": "push"}, make_push())
+    assert caught.value.error_code == "webhook-unsigned", "nothing to check"
 
 
 def test_a_repository_is_known_as_soon_as_it_is_in_the_file(root: Path, send: Send) -> None:
@@ -103,8 +125,24 @@ def test_a_repository_is_known_as_soon_as_it_is_in_the_file(root: Path, send: Se
     assert send("the first secret") == "webhook-unknown"
     path.write_text("repositories: [")
     assert send("the first secret", "other") == "forges-invalid"
+
+
+def test_a_file_that_vanished_is_ours_to_repair(root: Path, send: Send) -> None:
+    path = root / "resources" / "forges.yaml"
+    path.unlink()  # before the first delivery: it was there when the server began
+    assert send("the first secret") == "forges-missing"
+    path.write_text(FORGES)
+    assert send("the first secret") == "shop"
     path.unlink()
-    assert send("the first secret", "other") == "webhook-unknown"
+    assert send("the first secret") == "forges-missing"
+
+
+def test_where_no_file_ever_was_no_repository_is_known(root: Path, sign_delivery: Sign) -> None:
+    receiver = open_receiver(open_project(root, {}), lambda _: None)
+    headers = {"X-GitHub-Event": "push", **sign_delivery("github", "the first secret", make_push())}
+    with pytest.raises(EventError) as caught:
+        receiver("shop", headers, make_push())
+    assert caught.value.error_code == "webhook-unknown"
 
 
 def test_between_damaged_deliveries_none_is_lost(
