@@ -18,7 +18,7 @@ from maestro_dagster.api.body import BodyReader, WholeBody
 from maestro_dagster.api.gate import UI, Gate
 from maestro_dagster.api.health import ready_endpoint, tell_health
 from maestro_dagster.api.metric import metrics_endpoint
-from maestro_dagster.api.problem import ProblemError, as_problem, make_problem, note_error
+from maestro_dagster.api.problem import ProblemError, as_problem, http_problem, make_problem, note_error
 from maestro_dagster.api.webhook import webhook_endpoint
 from maestro_dagster.project.backend import Backend
 
@@ -109,15 +109,9 @@ async def _tell_problem(request: Request, error: Exception) -> Response:
 
 async def _tell_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for it
-    status = HTTPStatus(error.status_code)
-    code, fact = _HTTP_FACTS.get(status, ("http", status.phrase))
-    return await _tell_problem(request, ProblemError(status, code, fact, headers=error.headers))
+    return await _tell_problem(request, http_problem(error.status_code, error.headers))
 
 
-_HTTP_FACTS = {
-    HTTPStatus.NOT_FOUND: ("not-found", "there is nothing here"),
-    HTTPStatus.METHOD_NOT_ALLOWED: ("method-not-allowed", "this is not asked for in this way"),
-}
 _HANDLERS: dict[type[Exception] | int, Callable[[Request, Exception], Awaitable[Response]]] = {
     ProblemError: _tell_problem,
     HTTPException: _tell_http,

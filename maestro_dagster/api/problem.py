@@ -26,6 +26,11 @@ TOLD = "maestro.told"  # in the request's state: what its line in the access log
 HIDE = "maestro.hide"  # and what every text of a reply of ours goes through
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
+_HTTP_FACTS = {
+    HTTPStatus.NOT_FOUND: ("not-found", "there is nothing here"),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("method-not-allowed", "this is not asked for in this way"),
+}
+
 
 class ProblemError(Exception):
     """A request that is refused. `headers` go into the reply; `remedy` says what the caller can do."""
@@ -84,6 +89,18 @@ def as_problem(error: Exception) -> ProblemError:
         "the server failed",
         remedy="the operator finds the reason in logs/access.ndjson by the traceId",
     )
+
+
+def http_problem(status: int, headers: Mapping[str, str] | None = None) -> ProblemError:
+    """Of an error that has only a status."""
+    try:
+        known = HTTPStatus(status)
+    except ValueError:
+        known = HTTPStatus.INTERNAL_SERVER_ERROR
+    if known == HTTPStatus.INTERNAL_SERVER_ERROR:
+        return as_problem(Exception())
+    code, fact = _HTTP_FACTS.get(known, ("http", known.phrase))
+    return ProblemError(known, code, fact, headers=headers)
 
 
 def note_error(scope: Scope, error: Exception) -> None:
