@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Final
 
 from maestro_dagster.database.interface import Connection
+from maestro_dagster.engine.figure_evidence import Listing, LostReceipts
 from maestro_dagster.engine.journal import Journal
 from maestro_dagster.engine.row import FINAL
 from maestro_dagster.telemetry import name
@@ -29,7 +29,6 @@ _LATE_SECONDS = 5.0  # from publish to start
 _TOLERATED = 0.05  # share of a minute's runs that may be late
 _WINDOW_MINUTES = 28 * 24 * 60
 _BUDGET_MINUTES = 30  # of bad minutes within the window
-_RECENT = 500  # newest receipts whose files are looked for
 # How a run ends that the platform, and not its own steps, has lost.
 _LOST: Final = frozenset(
     {"attempt-lost", "run-incomplete", "disk-full", "sandbox-setup", "sandbox-unavailable", "dagster-run"}
@@ -97,12 +96,18 @@ class _Minutes:
 
 
 class JournalFigures:
-    """A MetricSource. `received` gives when events came in, by id (seconds since the epoch)."""
+    """A MetricSource. `received` gives when events came in, by id (seconds since the epoch); `listing` is of
+    the store in which receipts are looked for.
+    """
 
     name = "journal"
 
     def __init__(
-        self, journal: Journal, received: Received = lambda _: {}, clock: Callable[[], float] = time.time
+        self,
+        journal: Journal,
+        received: Received = lambda _: {},
+        clock: Callable[[], float] = time.time,
+        listing: Listing | None = None,
     ) -> None:
         self._journal = journal
         self._received = received
@@ -113,7 +118,7 @@ class JournalFigures:
         self._last = 0
         self._open: set[str] = set()
         self._alone: dict[str, float] = {}  # runs that nobody holds: since when
-        self._sealed: deque[str] = deque(maxlen=_RECENT)
+        self._receipts = LostReceipts(listing)
 
     def fill(self, sheet: Sheet) -> None:
         with self._lock:
@@ -129,7 +134,9 @@ class JournalFigures:
             self._minutes.forget(now)
             self._last = max([self._last, *(run.seq for run in runs)])
             self._open = {run.run_id for run in left}
-            self._sealed.extend(run.evidence for run in done if run.evidence)
+            for run in done:
+                if run.evidence:
+                    self._receipts.add(run.run_id, run.evidence)
             sheet.add_sheet(self._settled)
             sheet.add_sheet(live)
             for slo, percent in self._minutes.merge(live_minutes).burn(now).items():
@@ -180,8 +187,7 @@ class JournalFigures:
         unsealed = [run for run in runs if run.status in FINAL and run.finished_at is not None]
         missing = sum(now - (run.finished_at or now) > _SEAL_SECONDS for run in unsealed)
         sheet.add(name.RECEIPTS_FAILED, missing, "missing")
-        lost = sum(not Path(path).exists() for path in self._sealed if "://" not in path)
-        sheet.add(name.RECEIPTS_FAILED, lost, "lost")
+        sheet.add(name.RECEIPTS_FAILED, self._receipts.count(), "lost")
 
 
 def _count_run(run: _Run, sheet: Sheet) -> None:

@@ -37,7 +37,10 @@ def open_metrics(project: Project, inbox: Inbox, redactor: Redactor | None = Non
     from importlib.metadata import version
 
     from maestro_dagster.engine.figure import JournalFigures
+    from maestro_dagster.engine.figure_evidence import Listing
     from maestro_dagster.events.figure import read_received
+    from maestro_dagster.evidence.store import EvidenceStore
+    from maestro_dagster.objects.bucket import hide_password
     from maestro_dagster.project.database import open_journal
     from maestro_dagster.project.redaction import open_redactor
     from maestro_dagster.project.report import open_outbox
@@ -45,7 +48,12 @@ def open_metrics(project: Project, inbox: Inbox, redactor: Redactor | None = Non
 
     redactor = redactor or open_redactor(project)
     requests = RequestTimes()
-    journal = JournalFigures(open_journal(project), lambda ids: read_received(inbox.database, ids))
+    evidence = EvidenceStore(project.evidence, project.evidence_url)
+    journal = JournalFigures(
+        open_journal(project),
+        lambda ids: read_received(inbox.database, ids),
+        listing=Listing(hide_password(project.evidence_url or "").rstrip("/"), evidence.runs),
+    )
     settings = project.settings
     return Metrics(
         sources=(

@@ -141,3 +141,17 @@ def test_one_bundle_comes_back_out_of_a_backup(used: Project, target: str, harm:
     assert fault(lambda: fetch("r1", back_up(used, target).id)) == "bundle-missing"
     fetch("r1")
     assert back_up(used, target).lost == ()
+
+
+def test_what_the_bucket_lost_is_in_the_figures(shared: Project, run_hello: Callable[..., None]) -> None:
+    from contextlib import closing
+
+    from maestro_dagster.project.intake import open_inbox
+    from maestro_dagster.project.metric import open_metrics
+
+    line = b'maestro_receipts_failed{reason="lost"} '
+    run_hello(shared, "r2")
+    with closing(open_inbox(shared)) as inbox:
+        assert line + b"0" in open_metrics(shared, inbox).render()
+        Bucket(str(shared.evidence_url)).remove("r2.zip")
+        assert line + b"1" in open_metrics(shared, inbox).render()
