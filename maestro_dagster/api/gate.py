@@ -26,6 +26,7 @@ GRAPHQL = f"{UI}/graphql"
 _OPEN = ("/webhooks/", "/healthz", "/readyz")
 _SAFE = frozenset({"GET", "HEAD"})
 _OWN_SITES = frozenset({"same-origin", "none"})
+_PORTS = {"http": 80, "https": 443}
 _POLICY_VIOLATION = 1008  # RFC 6455, 7.4.1
 
 
@@ -34,7 +35,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, hosts: Collection[str] = ()) -> None:
         self._app = app
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = frozenset(host.lower().removesuffix(".") for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
@@ -106,18 +107,33 @@ def _is_own(headers: Headers) -> bool:
     if len(origins) > 1:
         return False
     try:
-        parts = urlsplit(origins[0].lower())
+        origin = urlsplit(origins[0])
     except ValueError:
         return False
-    return parts.scheme in {"http", "https"} and parts.netloc == headers.get("host", "").lower()
+    port = _PORTS.get(origin.scheme)
+    if port is None:
+        return False
+    # Who asks need not name the usual port, and a proxy does not say which of the two it was asked by.
+    place = _read_host(origin.netloc, port)
+    return place is not None and place == _read_host(headers.get("host", ""), port)
 
 
 def _host_name(host: str) -> str:
     """Without the port: `localhost`, `127.0.0.1`, `::1`; "" for what is no host."""
+    place = _read_host(host, 0)
+    return "" if place is None else place[0]
+
+
+def _read_host(host: str, port: int) -> tuple[str, int] | None:
+    """Name and port, `port` where none is named. A dot at the end makes no other name (RFC 1034, 3.1)."""
     try:
-        return (urlsplit(f"//{host}").hostname or "").lower()
+        parts = urlsplit(f"//{host}")
+        found = parts.port
     except ValueError:
-        return ""
+        return None
+    if parts.netloc != host or "@" in host or not parts.hostname:
+        return None
+    return parts.hostname.lower().removesuffix("."), port if found is None else found
 
 
 def _cannot_be_rebound(name: str) -> bool:

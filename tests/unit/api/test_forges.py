@@ -151,6 +151,9 @@ def test_what_the_operator_must_repair_asks_the_forge_to_come_again(door: Door, 
     assert (status, told["code"]) == (503, "webhook-secret-unreadable")
     assert "SHOP" not in json.dumps(told), "the name of a secret is nobody's business"
     access = door.root / ".maestro" / "logs" / "access.ndjson"
+    end = time.monotonic() + 20
+    while not access.exists() and time.monotonic() < end:  # it is written after the answer
+        time.sleep(0.01)
     assert "may be read by others" in json.loads(access.read_text().splitlines()[-1])["error"]
     door.keep(SECRET)
     forges = door.root / "resources" / "forges.yaml"

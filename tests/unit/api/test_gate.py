@@ -144,6 +144,37 @@ def test_names_that_are_known(served: Served, reached: list[tuple[str, str]], ho
     assert served.call("POST", GRAPHQL, QUERY, headers).status == HTTPStatus.OK
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("CI.example:443", "https://ci.example", 200),
+        ("ci.example", "https://CI.example:443", 200),
+        ("ci.example:80", "http://ci.example", 200),
+        ("ci.example.", "https://ci.example.", 200),
+        ("ci.example.:443", "https://ci.example.", 200),
+        ("localhost.:3000", "http://localhost.:3000", 200),
+        ("ci.example:443", "http://ci.example", 403),
+        ("ci.example:80", "https://ci.example", 403),
+        ("ci.example:8443", "https://ci.example", 403),
+        ("ci.example", "https://ci.example:8443", 403),
+        ("ci.example", "https://evil.example", 403),
+        ("ci.example", "https://x@ci.example", 403),
+        ("ci.example..", "https://ci.example..", 421),
+        ("x@ci.example", "https://ci.example", 421),
+        ("ci.example/", "https://ci.example", 421),
+        ("ci.example:x", "https://ci.example", 421),
+        ("ci.example:99999", "https://ci.example", 421),
+        ("evil.example.", "https://evil.example.", 421),
+    ],
+)
+def test_a_name_is_the_same_with_its_usual_port_and_with_a_dot(
+    served: Served, reached: list[tuple[str, str]], host: str, origin: str, status: int
+) -> None:
+    answer = served.call("POST", GRAPHQL, QUERY, {"host": host, "origin": origin, **JSON})
+    assert answer.status == status
+    assert len(reached) == (status == HTTPStatus.OK)
+
+
 def test_forges_and_probes_may_use_any_name(served: Served) -> None:
     assert served.push(("event-0001", "refs/heads/main"), host="tunnel.example").status == 202
     assert served.call("GET", "/healthz", headers={"host": "10-0-0-1.pod"}).status == 200

@@ -12,6 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
+from typing import Any
 
 import pytest
 from api_support import SECRET, Served, talk
@@ -290,9 +291,44 @@ def test_a_head_that_does_not_end_is_given_up(served: Served, monkeypatch: pytes
     assert talk(served.port, b"POST /webhooks/shop HTTP/1.1\r\nhost: 127") == b""
 
 
+def read_problem(reply: bytes) -> tuple[int, str]:
+    """Status and code."""
+    head, _, body = reply.partition(b"\r\n\r\n")
+    assert b"content-type: application/problem+json\r\n" in head + b"\r\n"
+    assert f"content-length: {len(body)}".encode() in head
+    form = json.loads(body)
+    assert head.startswith(f"HTTP/1.1 {form['status']} {form['title']}\r\n".encode())
+    return form["status"], form["code"]
+
+
 def test_a_head_that_grows_too_large_is_refused(served: Served) -> None:
-    assert b" 431 " in talk(served.port, HEAD + b"x: " + b"a" * (connection.HEAD_BYTES + 1)).splitlines()[0]
+    reply = talk(served.port, HEAD + b"x: " + b"a" * (connection.HEAD_BYTES + 1))
+    assert read_problem(reply) == (431, "head-too-large")
     assert served.push(("event-0001", "refs/heads/main")).status == HTTPStatus.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", HEAD + b"content-length: x\r\n\r\n"],
+    ids=["TLS", "version", "length"],
+)
+def test_what_is_no_http_is_a_problem_too(served: Served, data: bytes) -> None:
+    assert read_problem(talk(served.port, data)) == (400, "http-broken")
+
+
+def test_a_crowd_is_refused_with_a_problem(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = connection.PatientProtocol.__init__
+
+    def limited(self: connection.PatientProtocol, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        self._most = 2
+
+    monkeypatch.setattr(connection.PatientProtocol, "__init__", limited)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as peer:
+        peer.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        assert peer.recv(65536).startswith(b"HTTP/1.1 200 ")
+        answer = served.call("GET", "/healthz")
+        assert (answer.status, answer.form["code"]) == (503, "server-crowded")
 
 
 def is_ended(peer: socket.socket, seconds: float = 5.0) -> bool:
