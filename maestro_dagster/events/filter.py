@@ -102,11 +102,11 @@ def target_branch(event: RepositoryEvent) -> str:
 
 
 def actions_of(event: RepositoryEvent) -> frozenset[str]:
-    """What was done, in the words of `on:`. A merged pull request was also closed."""
+    """What was done, in the words of `on:`. What was merged is not `closed`."""
     said = str(event.facts.get("action") or "")
     action = _ACTIONS.get(said, said)
     if action in ("closed", "merged") and (action == "merged" or event.facts.get("merged") is True):
-        return frozenset({"closed", "merged"})
+        return frozenset({"merged"})
     return frozenset({action})
 
 
