@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,8 +33,6 @@ Example:
 @json_option
 def command(limit: int, state: str | None, retry: bool, as_json: bool) -> None:
     """Show what forges were told of runs: statuses, comments, evidence of releases."""
-    import time
-
     from maestro_dagster.project.report import has_outbox, open_outbox
     from maestro_dagster.project.root import find_project
 
@@ -60,8 +59,15 @@ def _row(entry: Entry) -> dict[str, Any]:
         "tries": entry.tries,
         "changed_at": entry.changed_at,
         "sent_at": entry.sent_at,
+        "due_at": entry.due_at if entry.state == "due" else None,
         "error": None if entry.error is None else dict(entry.error),
     }
+
+
+def _until(due_at: float | None, now: float) -> str | None:
+    if due_at is None:
+        return None
+    return "now" if due_at <= now else f"in {max(1, int((due_at - now) / 60))} min"
 
 
 def _show(value: dict[str, Any], state: str | None, *, retried: bool) -> None:
@@ -71,11 +77,18 @@ def _show(value: dict[str, Any], state: str | None, *, retried: bool) -> None:
         told = "no such reports" if state else "nothing was reported yet"
         click.echo(f"{told}; forges with a `token` in resources/forges.yaml are reported to")
         return
+    now = time.time()
     rows = [
-        (row["target"], row["state"], row["tries"] or None, row["error"]["fact"] if row["error"] else None)
+        (
+            row["target"],
+            row["state"],
+            row["tries"] or None,
+            _until(row["due_at"], now),
+            row["error"]["fact"] if row["error"] else None,
+        )
         for row in value["reports"]
     ]
-    print_table(["report", "state", "failed tries", "last error"], rows)
+    print_table(["report", "state", "failed tries", "next try", "last error"], rows)
     counts = value["counts"]
     told = f"{counts['due']} due, {counts['sent']} sent, {counts['given-up']} given up"
     click.echo(f"\n{told}, {counts['no-release']} without a release")

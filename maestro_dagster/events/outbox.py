@@ -50,7 +50,8 @@ CREATE TABLE IF NOT EXISTS watched_run (
 CREATE INDEX IF NOT EXISTS watched_run_open ON watched_run (noted_at) WHERE finished = 0;
 """
 _COLUMNS = (
-    "target, repository, kind, body, revision, sent, known, tries, unsure, state, changed_at, sent_at, error"
+    "target, repository, kind, body, revision, sent, known, tries, unsure, state, changed_at, sent_at, error,"
+    " due_at"
 )
 
 
@@ -58,7 +59,7 @@ _COLUMNS = (
 class Entry:
     """A row. `state` is due, sent, given-up or no-release. `unsure`: a try may have arrived.
 
-    Times are seconds since the epoch.
+    Times are seconds since the epoch; `due_at` is the next try of a row that is due.
     """
 
     target: str
@@ -74,6 +75,7 @@ class Entry:
     changed_at: float
     sent_at: float | None
     error: Mapping[str, str] | None
+    due_at: float
 
 
 class Outbox:
@@ -323,6 +325,7 @@ def _entry(row: Sequence[Any]) -> Entry:
         changed_at=row[10],
         sent_at=row[11],
         error=None if row[12] is None else json.loads(row[12]),
+        due_at=row[13],
     )
 
 

@@ -23,6 +23,7 @@ from maestro_dagster.events.report_call import (
     StatusNote,
     Talk,
     Upload,
+    malformed,
     no_release,
     read_id,
     same_host,
@@ -134,7 +135,10 @@ class GitHubDesk:
 
     def _upload(self, release: Mapping[str, Any], note: EvidenceNote) -> Call:
         more = ("uploads.github.com",) if self._api == "https://api.github.com" else ()
-        url = same_host(str(release.get("upload_url", "")).partition("{")[0], self._api, *more)
+        told = release.get("upload_url")
+        if not isinstance(told, str) or not told:
+            raise malformed("the release has no `upload_url`")
+        url = same_host(told.partition("{")[0], self._api, *more)
         return Call("POST", f"{url}?name={quote(note.name)}", upload=Upload(note.name, note.read))
 
 

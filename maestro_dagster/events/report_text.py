@@ -23,7 +23,7 @@ def describe(report: RunReport) -> str:
     """One line: `succeeded in 3.2 s, 4 steps, 0.0012 USD, evidence sha256:0123456789ab`."""
     if report.standing in _GOING:
         return f"The run {_WORDS[report.standing]}."
-    parts = [f"{report.standing}{_took(report)}", f"{len(report.steps) + report.more_steps} steps"]
+    parts = [f"{report.standing}{_took(report)}", _count_steps(report)]
     if report.cost_nano is not None:
         parts.append(f"{format_nano(report.cost_nano)} USD")
     parts.append(f"evidence {short_digest(report.evidence)}" if report.evidence else "no evidence")
@@ -135,9 +135,14 @@ def _details(report: RunReport, *, html: bool) -> str:
         return ""
     table = _step_table(report.steps, report.more_steps)
     if html:
-        head = f"{plain_name(report.flow)}: {len(report.steps) + report.more_steps} steps"
+        head = f"{plain_name(report.flow)}: {_count_steps(report)}"
         return f"<details><summary>{head}</summary>\n\n{table}\n\n</details>"
     return f"Steps of {code(report.flow)}\n\n{table}"
+
+
+def _count_steps(report: RunReport) -> str:
+    count = len(report.steps) + report.more_steps
+    return f"{count} step{'' if count == 1 else 's'}"
 
 
 def _proof(reports: Sequence[RunReport]) -> str:

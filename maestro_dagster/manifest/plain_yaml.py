@@ -15,4 +15,6 @@ def load_plain_yaml(data: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not UTF-8 (byte {error.start + 1})") from None
     except (YAMLError, ValueError) as error:
-        raise ValueError(str(getattr(error, "problem", "") or "not YAML")) from None
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise ValueError(f"{getattr(error, 'problem', '') or 'not YAML'}{line}") from None

@@ -107,6 +107,7 @@ class Reporter:
         self._project, self._say = project, say
         self._forges = ForgeFile(project)
         self._told: dict[str, str] = {}  # the last trouble that was said, by what it is of
+        self._saying = threading.Lock()
         self.outbox = open_outbox(project)
         self._collector = Collector(
             book,
@@ -245,7 +246,9 @@ class Reporter:
         self._say_once(sent.repository, f"a report to {sent.repository} {word}: {sent.error.fact}")
 
     def _say_once(self, about: str, text: str) -> None:
-        """The same trouble is said once, not with every try."""
-        if self._told.get(about) != text:
+        """The same trouble is said once, not with every try, nor by each thread that meets it."""
+        with self._saying:
+            known = self._told.get(about) == text or text in self._told.values()
             self._told[about] = text
+        if not known:
             self._say("".join(letter if letter.isprintable() else "?" for letter in text))

@@ -44,6 +44,15 @@ repositories:
     )
 
 
+def test_a_file_that_does_not_parse_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "forges.yaml"
+    path.write_text("repositories:\n  - name: shop\n    forge: [github\n    clone: x\n")
+    with pytest.raises(EventError) as caught:
+        read_forges(path)
+    assert caught.value.error_code == "forges-invalid"
+    assert ", line 4" in caught.value.fact
+
+
 def test_the_shipped_file_has_none_and_a_missing_one_too(repository: Path, tmp_path: Path) -> None:
     assert read_forges(repository / "resources" / "forges.yaml") == ()
     assert read_forges(tmp_path / "forges.yaml") == ()

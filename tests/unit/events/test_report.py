@@ -100,7 +100,7 @@ def test_a_report_survives_the_outbox() -> None:
 
 def test_the_line_says_what_matters() -> None:
     line = describe(report(cost_nano=1_500_000, steps=(StepLine("a", "b", "done", 1, 1),)))
-    assert line == f"succeeded in 3.0 s, 1 steps, 0.0015 USD, evidence {DIGEST[:19]}"
+    assert line == f"succeeded in 3.0 s, 1 step, 0.0015 USD, evidence {DIGEST[:19]}"
     assert describe(report("requested")) == "The run is waiting."
     assert describe(report("failed", evidence=None)).endswith("no evidence")
 
@@ -157,6 +157,13 @@ def test_any_text_is_code_on_one_line(text: str) -> None:
         assert found.isprintable()
         assert "|" not in found
         assert len(found) <= 302
+
+
+def test_one_step_is_one_step() -> None:
+    steps = tuple(StepLine(name, "pkg:a/b@1.0.0", "done", 1, 1) for name in "ab")
+    one, two = (make_comment([report(number=7, steps=steps[:count])], html=True) for count in (1, 2))
+    assert "build: 1 step<" in one
+    assert "build: 2 steps<" in two
 
 
 def test_a_comment_is_never_too_long() -> None:

@@ -140,7 +140,7 @@ def test_a_commit_shows_how_its_run_stands(office: Office) -> None:
     office.send()
     state, description, url = shown(office.forge)
     assert state in SUCCESS
-    assert description == f"succeeded in 3.2 s, 1 steps, 0.0012 USD, evidence {DIGEST[:19]}"
+    assert description == f"succeeded in 3.2 s, 1 step, 0.0012 USD, evidence {DIGEST[:19]}"
     assert url == "https://maestro.example/dagster/runs/d1"
     office.put(report("failed", run_id="r2", requested_at=20.0, problem="test: 3 tests failed"))
     office.send()
@@ -405,6 +405,13 @@ def test_a_release_that_is_made_after_the_run_gets_its_evidence(kind: str, tmp_p
         assert len(told) < 70
         assert 86400 <= office.clock() - begin < 86400 + 3600
         assert office.outbox.counts() == {"due": 0, "sent": 2, "given-up": 0, "no-release": 1}
+
+
+def test_a_release_that_names_no_place_for_files_is_told_as_that(github: Office) -> None:
+    github.forge.make_release("v1").pop("upload_url")
+    github.put(report(number=None, ref="refs/tags/v1"))
+    (error,) = (sent.error for sent in github.send() if sent.error)
+    assert (error.error_code, "upload_url" in error.fact) == ("report-malformed", True)
 
 
 def test_a_tag_without_a_release_holds_up_no_other_report(github: Office) -> None:

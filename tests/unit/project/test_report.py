@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from maestro_dagster.cli.report import command as report_command
 from maestro_dagster.errors import EventError
 from maestro_dagster.events.interface import RepositoryEvent
 from maestro_dagster.events.report import RunReport, make_wishes
@@ -201,3 +203,41 @@ def test_a_release_that_the_forge_tells_of_gets_its_evidence_at_once(project: Pr
     intake.take()
     due = [each.kind for each in reporter.outbox.claim("next", 9, time.time(), 60.0)]
     assert sorted(due) == ["release", "status"]
+
+
+def test_the_trouble_of_both_threads_is_said_once(project: Project, forge: Forge) -> None:
+    name_forge(project, forge.api)
+    store_token(project, TOKEN)
+    said: list[str] = []
+    reporter = open_reporter(project, said.append)
+    path = project.root / "resources" / "forges.yaml"
+    whole = path.read_text()
+    path.write_text("repositories: [")
+    reporter.start()
+    wait_for(lambda: reporter._told.keys() >= {"collect", "send"})
+    time.sleep(2.5)
+    assert [text.partition(":")[0] for text in said] == ["reporting to forges waits"]
+    path.write_text(whole)
+    wish(reporter)
+    wait_for(lambda: forge.got)
+    reporter.stop()
+    assert len(said) == 1
+
+
+def test_people_see_when_the_next_try_is(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project.root)
+    name_forge(project, "http://127.0.0.1:1")
+    reporter = open_reporter(project, pytest.fail)
+    wish(reporter, count=2)
+    entry, other = reporter.outbox.claim("me", 9, time.time(), 60.0)
+    error = EventError("the forge was not reached", code="report-unavailable")
+    later = time.time() + 25 * 60 + 30
+    reporter.outbox.postpone("me", entry, error, due_at=later, unsure=False, give_up=False)
+    reporter.outbox.settle("me", other, {}, time.time())
+    shown = CliRunner().invoke(report_command, [], catch_exceptions=False).output
+    (line,) = (line for line in shown.splitlines() if "not reached" in line)
+    assert "in 25 min" in line
+    rows = json.loads(CliRunner().invoke(report_command, ["--json"], catch_exceptions=False).output)
+    assert {row["target"]: row["due_at"] for row in rows["reports"]} == {
+        entry.target: later, other.target: None
+    }  # fmt: skip
