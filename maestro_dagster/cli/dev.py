@@ -49,6 +49,7 @@ Example:
 @click.option("--no-daemon", is_flag=True, help="Do not start Dagster's daemon (schedules, sensors).")
 def command(port: int | None, host: str, no_ui: bool, no_daemon: bool) -> None:
     """Start the loop of this project, and its server on loopback."""
+    from maestro_dagster.project.database import check_database
     from maestro_dagster.project.root import find_project
     from maestro_dagster.workers.guard import LoopGuard
 
@@ -59,6 +60,7 @@ def command(port: int | None, host: str, no_ui: bool, no_daemon: bool) -> None:
 
         os.environ[DATABASE_VARIABLE] = dagster_url(project.settings.database)
     with LoopGuard(project.home) as guard:
+        check_database(project)  # first: what is started would each fail in its own words
         _serve(project, guard, Served(port, host, ui=not no_ui, daemon=not no_daemon))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from maestro_dagster.database.address import hide_url, show_url
 from maestro_dagster.database.interface import DISK_FULL, PLAIN, SCHEMA, Wording
+from maestro_dagster.database.refusal import explain_refusal
 from maestro_dagster.errors import MaestroError
 
 if TYPE_CHECKING:
@@ -132,8 +133,8 @@ class Pool:
         if state and state != _NO_DATABASE and not state.startswith(("08", "57", _NO_LOGIN)):
             remedy = "look at the database that the setting `database` names, and at its log"
             return self._wording.fault("refused", f"did not take a statement: {why}", self.place, remedy)
-        remedy = "start it, or correct the setting `database`; what was acknowledged is kept"
-        return self._wording.fault("unavailable", f"cannot be reached: {why}", self.place, remedy)
+        what, remedy = explain_refusal(str(error), why)
+        return self._wording.fault("unavailable", what, self.place, remedy)
 
     def driver(self) -> Any:
         """The module psycopg2. Raises (`unavailable`) where the extra is not installed."""

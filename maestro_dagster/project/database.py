@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from pathlib import Path
@@ -47,6 +48,16 @@ def find_journal(project: Project) -> Journal | None:
     if not project.settings.database and not project.journal.exists():
         return None
     return open_journal(project)
+
+
+def check_database(project: Project) -> None:
+    """Whether the database of a project can be used, before anything is begun that needs it.
+
+    It leaves nothing open. Raises ProjectError (`records-not-moved`), JournalError.
+    """
+    if project.settings.database:
+        with contextlib.closing(open_journal(project)) as journal:
+            journal.runs(limit=1)
 
 
 def refuse_old_layout(project: Project) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maestro_dagster.database.address import use_schema
+from maestro_dagster.errors import ProjectError
 from maestro_dagster.workers.filelock import hold_file
 
 if TYPE_CHECKING:
@@ -136,7 +137,14 @@ def create_storage(home: Path, database: str | None = None) -> None:
 def prepare_storage(home: Path) -> None:
     """As `create_storage`, in a process of its own, because the loop must not import Dagster."""
     command = [sys.executable, "-c", _OPEN_STORAGE, str(home)]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise ProjectError(
+            "Dagster's storage cannot be opened",
+            place=str(dagster_home(home)),
+            remedy="the reason stands above; `maestro doctor` looks at the database and at the home",
+            code="dagster-storage",
+        )
 
 
 _OPEN_STORAGE = """
