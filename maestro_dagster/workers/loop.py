@@ -27,6 +27,7 @@ from maestro_dagster.workers.zygote import PREPARE, ChildEvent, Zygote
 GLANCE_SECONDS = 0.1  # between looks at the inbox's folder
 PASS_SECONDS = 1.0  # between whole passes
 POLL_SECONDS = 30.0  # between polls of repositories
+MOST_SECONDS = 10.0  # between passes, after several that failed
 DRAIN_SECONDS = 60.0  # that running runs get to end when the loop is asked to stop
 
 
@@ -49,6 +50,9 @@ class Loop:
         self._stopping = 0
         self._passed = 0.0
         self._polled = 0.0
+        self._failed = ""  # what the last pass said, if it failed
+        self._pause = 0.0  # seconds, longer with each pass that fails
+        self._again = 0.0  # when the next pass may begin
         self._ready = False
         self._selector = selectors.DefaultSelector()
 
@@ -71,8 +75,16 @@ class Loop:
             key.data(key.fileobj)
         now = time.monotonic()
         whole = now - self._passed >= PASS_SECONDS
+        if now >= self._again:
+            self._pass(now, whole=whole)
+        if whole:
+            self._passed = now
+            if self.watch():
+                self._stop()
+
+    def _pass(self, now: float, *, whole: bool) -> None:
+        taken = 0
         try:
-            taken = 0
             if whole or self.intake.has_drops():
                 taken = self.intake.take(retry=now - self._polled >= POLL_SECONDS)
             if self.repositories and now - self._polled >= POLL_SECONDS:
@@ -80,13 +92,21 @@ class Loop:
             if whole or taken:
                 self.dispatcher.fill()
         except MaestroError as error:
-            self.say(f"this pass failed and is repeated: {error}")
+            self._fail(str(error), now)
+        else:
+            if self._failed and (whole or taken):
+                self._failed, self._pause = "", 0.0
+                self.say("a pass succeeded again")
         if now - self._polled >= POLL_SECONDS:
             self._polled = now
-        if whole:
-            self._passed = now
-            if self.watch():
-                self._stop()
+
+    def _fail(self, why: str, now: float) -> None:
+        """Said once until it changes: what lacks may lack for hours."""
+        if why != self._failed:
+            self.say(f"this pass failed and is repeated: {why}")
+        self._failed = why
+        self._pause = min(max(PASS_SECONDS, 2 * self._pause), MOST_SECONDS)
+        self._again = now + self._pause
 
     def _adopt(self, zygote: Zygote) -> None:
         self.zygote = zygote
