@@ -24,7 +24,7 @@ def secret_source(home: Path, environment: Mapping[str, str] | None = None) -> C
     def find(name: str) -> str | None:
         if not _NAME.fullmatch(name):
             return None
-        if value := found.get(secret_variable(name)):
+        if value := found.get(secret_variable(name), "").strip():
             return value
         return _read(home / "secrets" / name)
 

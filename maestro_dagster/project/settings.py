@@ -195,15 +195,15 @@ def _shown(value: Any) -> Any:
 
 
 def _from_text(item: Field[Any], text: str) -> Any:
-    check = item.metadata["check"]
-    if check.endswith("?") and text.strip().lower() in {"", "none"}:
+    check, text = item.metadata["check"], text.strip()  # what comes out of a file ends with a newline
+    if check.endswith("?") and text.lower() in {"", "none"}:
         return None
     if check == "list":
         return [part.strip() for part in text.split(",") if part.strip()]
     if check == "switch":
-        return {"true": True, "1": True, "false": False, "0": False}.get(text.strip().lower(), text)
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
     if check.startswith("positive"):
-        return int(text) if re.fullmatch(r"\d{1,9}", text.strip()) else text
+        return int(text) if re.fullmatch(r"\d{1,9}", text) else text
     return text
 
 

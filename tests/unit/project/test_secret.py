@@ -73,3 +73,4 @@ def test_a_process_knows_the_secrets_of_the_state_folder_before_anybody_names_on
         open_redactor(project).hide("a word of hunter2-hunter2 and s3cr3t-value") == "a word of *** and ***"
     )
     assert list(list_secrets(root / "gone")) == []
+    assert secret_source(root, {"MAESTRO_SECRET_A": "value\n"})("a") == "value"

@@ -101,3 +101,14 @@ def test_a_password_in_a_url_is_not_shown() -> None:
     assert "hunter2" not in str(settings.table())
     assert "a:b" not in str(settings.table())
     assert settings.artifact_store == "s3://user:hunter2@bucket/x"
+
+
+def test_white_space_around_a_variable_is_not_of_its_value() -> None:
+    """`$(cat FILE)` takes the newline away, others that read a file do not."""
+    given = {
+        "MAESTRO_DATABASE": " postgresql://db.example/shop\n",
+        "MAESTRO_ENV": "prod\n",
+        "MAESTRO_PODS": "true\n",
+    }
+    found = read_settings({}, given, "pyproject.toml")
+    assert (found.database, found.env, found.pods) == ("postgresql://db.example/shop", "prod", True)
