@@ -11,12 +11,15 @@ from maestro_dagster.errors import CostError, MaestroError
 from maestro_dagster.project.root import Project
 from maestro_dagster.telemetry import name
 from maestro_dagster.telemetry.metric import MetricSource, RequestTimes, Sheet, render_metrics
+from maestro_dagster.telemetry.patient import PatientSource
 
 if TYPE_CHECKING:
     from maestro_dagster.costs.budget import BudgetTree
     from maestro_dagster.events.inbox import Inbox
     from maestro_dagster.events.outbox import Outbox
     from maestro_dagster.telemetry.redaction import Redactor
+
+_SECONDS = 4.0  # that records get to answer; Prometheus gives up after ten
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,9 @@ class Metrics:
     info: tuple[str, ...]
 
     def render(self) -> bytes:
+        for source in self.sources:
+            if isinstance(source, PatientSource):
+                source.ask()  # all of them, before the first is waited for
         return render_metrics(self.sources, hide=self.hide, info=self.info)
 
 
@@ -57,10 +63,15 @@ def open_metrics(project: Project, inbox: Inbox, redactor: Redactor | None = Non
     settings = project.settings
     return Metrics(
         sources=(
-            journal,
-            EventFigures(inbox),
-            ReportFigures(project, lambda: open_outbox(project)),
-            BudgetFigures(lambda: open_budgets(project, redactor)),
+            *(
+                PatientSource(source, _SECONDS)
+                for source in (
+                    journal,
+                    EventFigures(inbox),
+                    ReportFigures(project, lambda: open_outbox(project)),
+                    BudgetFigures(lambda: open_budgets(project, redactor)),
+                )
+            ),
             DiskFigures(project),
             requests,
         ),
