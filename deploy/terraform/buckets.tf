@@ -1,8 +1,10 @@
-# Two buckets: artifacts may be collected when nothing needs them any more, evidence may not be touched at all.
+# Three buckets: artifacts may be collected when nothing needs them any more, evidence may not be touched at all, and
+# backups can be added to and read.
 locals {
   buckets = {
     artifacts = "${var.name}-artifacts"
     evidence  = "${var.name}-evidence"
+    backups   = "${var.name}-backups"
   }
 }
 
@@ -124,7 +126,8 @@ resource "aws_s3_bucket_lifecycle_configuration" "store" {
   }
 }
 
-# What Maestro itself may do. Evidence it can add and read; nothing in it can be removed with these rights.
+# What Maestro itself may do. Evidence and backups it can add and read; nothing in them can be removed with these rights,
+# and versions keep what would be replaced.
 data "aws_iam_policy_document" "maestro" {
   statement {
     sid       = "List"
@@ -148,6 +151,15 @@ data "aws_iam_policy_document" "maestro" {
       "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts",
     ]
     resources = ["${aws_s3_bucket.store["evidence"].arn}/*"]
+  }
+
+  statement {
+    sid = "Backups"
+    actions = [
+      "s3:GetObject", "s3:PutObject",
+      "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts",
+    ]
+    resources = ["${aws_s3_bucket.store["backups"].arn}/*"]
   }
 }
 

@@ -13,6 +13,11 @@ output "evidence" {
   value       = "s3://${aws_s3_bucket.store["evidence"].bucket}/evidence"
 }
 
+output "backups" {
+  description = "Where `maestro backup` may write; a prefix per project."
+  value       = "s3://${aws_s3_bucket.store["backups"].bucket}"
+}
+
 output "maestro_policy_arn" {
   description = "The policy to attach to the role of Maestro's service account."
   value       = aws_iam_policy.maestro.arn

@@ -139,7 +139,7 @@ def test_applied_it_locks_evidence_and_keeps_versions(workspace: Path, terraform
     run_tool(terraform, "apply", "-auto-approve", "-input=false", "-no-color", cwd=workspace, env=_QUIET)
 
     s3 = client("s3")
-    for kind in ("artifacts", "evidence"):
+    for kind in ("artifacts", "evidence", "backups"):
         bucket = f"acme-maestro-{kind}"
         assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
         assert all(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
@@ -155,6 +155,15 @@ def test_applied_it_locks_evidence_and_keeps_versions(workspace: Path, terraform
     assert not database["PubliclyAccessible"]
     outputs = json.loads(run_tool(terraform, "output", "-json", cwd=workspace, env=_QUIET))
     assert outputs["evidence"]["value"] == "s3://acme-maestro-evidence/evidence"
+    assert outputs["backups"]["value"] == "s3://acme-maestro-backups"
+    policy = client("iam").get_policy_version(
+        PolicyArn=outputs["maestro_policy_arn"]["value"], VersionId="v1"
+    )["PolicyVersion"]["Document"]
+    removers = [each for each in policy["Statement"] if "s3:DeleteObject" in each["Action"]]
+    assert [each["Sid"] for each in removers] == ["Artifacts"]
+    (backups,) = [each for each in policy["Statement"] if each["Sid"] == "Backups"]
+    assert {"s3:GetObject", "s3:PutObject"} <= set(backups["Action"])
+    assert backups["Resource"] == "arn:aws:s3:::acme-maestro-backups/*"
 
 
 @pytest.mark.soak
