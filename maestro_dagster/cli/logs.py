@@ -80,7 +80,7 @@ class _Printer:
         said = self._said.setdefault(attempt, set())
         lines = str(entry["line"]).splitlines() or [""]
         for line in _refer(lines, said) or lines:
-            click.echo(f"{_clock(entry)} {entry['step']}: {line}")
+            click.echo(f"{_clock(entry)} {entry['step'] or 'run'}: {line}")
         said.update(line.strip() for line in lines if line.strip())
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,19 @@ class RunLog:
         self._file = -1
         self._full = False
 
-    def write(self, message: str, *, step: str = "", iteration: int = -1, attempt: int = 0) -> None:
-        """Never raises: a full disk must not fail a step because of what it said."""
+    def write(
+        self,
+        message: str,
+        *,
+        step: str = "",
+        iteration: int = -1,
+        attempt: int = 0,
+        error: Mapping[str, str] | None = None,
+    ) -> None:
+        """Never raises: a full disk must not fail a step because of what it said.
+
+        `error` is the one that stopped the whole run, in its JSON form and without secrets.
+        """
         message = self._redactor.hide_all(message)  # before it is cut: half a secret is not recognised
         if len(message) > self._line_limit:
             message = message[: self._line_limit] + " [cut]"
@@ -64,6 +75,7 @@ class RunLog:
                     "iteration": iteration,
                     "attempt": attempt,
                     "line": message,
+                    **({"error": dict(error)} if error else {}),
                 }
                 data = json.dumps(line, ensure_ascii=False).encode(errors="replace")
                 os.write(self._file, data + b"\n")

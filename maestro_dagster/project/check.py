@@ -17,7 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from maestro_dagster.engine.stop import hide_error
 from maestro_dagster.errors import KeyMissingError, MaestroError
+from maestro_dagster.project.check_store import Answer, ask_artifacts, ask_evidence, ask_lake
+from maestro_dagster.project.redaction import open_redactor
 from maestro_dagster.project.root import Project
 from maestro_dagster.project.settings import Settings, variable
 
@@ -65,7 +68,9 @@ def check_project(project: Project, environment: Mapping[str, str] | None = None
         "forges": lambda: _check_forges(project),
         "flows": lambda: _check_flows(project),
         "space": lambda: _check_space(project),
-        "store": lambda: _check_store(project),
+        "store": lambda: _check_place("store", project, ask_artifacts),
+        "evidence": lambda: _check_place("evidence", project, ask_evidence),
+        "lake": lambda: _check_place("lake", project, ask_lake),
         "journal": lambda: _check_journal(project),
         "inbox": lambda: _check_inbox(project),
         "dagster": lambda: _check_dagster(project),
@@ -228,13 +233,13 @@ def _check_space(project: Project) -> Finding:
     return Finding("space", "warning", shown, remedy) if free < _LOW_SPACE else Finding("space", "ok", shown)
 
 
-def _check_store(project: Project) -> Finding:
-    from maestro_dagster.artifacts.store import open_store
-
-    store = open_store(project.artifact_store)
-    artifact = store.put_bytes(b"maestro doctor was here\n", "text/plain")
-    store.read(artifact.digest)
-    return Finding("store", "ok", "artifacts can be stored and read back")
+def _check_place(name: str, project: Project, ask: Callable[[Project], Answer]) -> Finding:
+    try:
+        fact, remedy = ask(project)
+    except MaestroError as error:
+        hide_error(error, open_redactor(project))  # a store may quote what it was asked with
+        raise
+    return Finding(name, "error" if remedy else "ok", fact, remedy)
 
 
 def _check_journal(project: Project) -> Finding:

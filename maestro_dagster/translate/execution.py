@@ -11,6 +11,7 @@ from dagster._core.execution.context.data_version_cache import InputAssetVersion
 
 from maestro_dagster.artifacts.interface import Artifact
 from maestro_dagster.engine.interface import StepOutcome
+from maestro_dagster.engine.stop import hide_error
 from maestro_dagster.errors import DeniedError, MaestroError, StoreError
 from maestro_dagster.translate.adoption import adopt_run
 from maestro_dagster.translate.check import gate_checked
@@ -43,6 +44,7 @@ def run_op(
         try:
             yield from _run_steps(context, plan, op, translator, runtime, run_id)
         except MaestroError as error:
+            hide_error(error, runtime.engine.services.redactor)
             raise _failure(error.to_json()) from error
 
 

@@ -119,7 +119,7 @@ class Dispatcher:
         died = self.deaths[run_id] = self.deaths.get(run_id, 0) + 1
         # The first death is taken up at once: a machine that was switched off kills every run once.
         self._not_before[run_id] = self.clock() + (0.0 if died == 1 else BACKOFF_SECONDS * 2**died)
-        self.say(f"the process of {run_id} ended with {code} before its run did")
+        self.say(f"the process of {run_id} ended with {code} before its run did: see `maestro logs {run_id}`")
 
     def forget_children(self) -> None:
         """The fork server died: who still runs is known by the leases alone."""

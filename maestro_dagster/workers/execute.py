@@ -13,7 +13,8 @@ import dagster as dg
 
 from maestro_dagster.engine.disk import find_full_disk
 from maestro_dagster.engine.interface import RunView
-from maestro_dagster.errors import MaestroError
+from maestro_dagster.engine.stop import hide_error, note_stop
+from maestro_dagster.errors import EvidenceError, MaestroError, StoreError
 from maestro_dagster.translate.closing import CLOSED, ENDED, close_run
 from maestro_dagster.translate.event import Made, RunCosts
 from maestro_dagster.translate.execution import report_events, step_events
@@ -28,10 +29,13 @@ from maestro_dagster.workers.dagster_run import (
     partition_key,
     still_wanted,
 )
+from maestro_dagster.workers.failure import find_cause
 from maestro_dagster.workers.instance import open_instance
 
 if TYPE_CHECKING:
     from maestro_dagster.translate.runtime import Runtime
+
+_NO_STOP = frozenset({"run-busy", "run-unknown"})  # somebody else's run, or nobody's
 
 
 def execute_run(
@@ -39,16 +43,29 @@ def execute_run(
 ) -> RunView:
     """Runs a requested run, or what is left of one that was begun, and gives how it ended.
 
-    Raises KeyMissingError (nothing to sign with), JournalError (`run-unknown`, `run-busy`), and
-    MaestroError `dagster-run` when Dagster itself failed; the run then stays open and can be retried.
+    Raises KeyMissingError (nothing to sign with), JournalError (`run-unknown`, `run-busy`), what stopped it
+    (StoreError, EvidenceError), and MaestroError `dagster-run` when Dagster itself failed; the run then stays
+    open and can be retried.
     """
     try:
         return _execute(runtime, run_id, translator or FlowTranslator(), owner)
     except Exception as error:
-        full = find_full_disk(error, runtime.home)
-        if full is None or full is error:
+        told = find_full_disk(error, runtime.home) or error
+        if isinstance(told, MaestroError) and told.error_code not in _NO_STOP:
+            _note(runtime, run_id, told)
+        if told is error:
             raise
-        raise full from error
+        raise told from error
+
+
+def _note(runtime: Runtime, run_id: str, error: MaestroError) -> None:
+    """The run stays open: its log says why, and the error how it goes on."""
+    if isinstance(error, StoreError | EvidenceError) or type(error) is MaestroError:  # the last: from Dagster
+        retry = f"`maestro retry {run_id}`"
+        if "maestro retry" not in error.remedy:
+            error.remedy = f"{error.remedy}; then {retry}" if error.remedy else retry
+    hide_error(error, runtime.engine.services.redactor)
+    note_stop(runtime.engine.services, run_id, error)
 
 
 def _execute(runtime: Runtime, run_id: str, translator: FlowTranslator, owner: str | None) -> RunView:
@@ -74,6 +91,7 @@ def _run_to_end(
     """Dagster runs until every step has ended and every artifact is recorded."""
     job = build_job(plan, translator, runtime)
     before: tuple[int, int] | None = None
+    last: str | None = None  # the newest Dagster run
     while True:
         view = runtime.engine.view(run_id)
         recorded = materialised(instance, run_id, plan, partition_key(plan, view))
@@ -83,15 +101,15 @@ def _run_to_end(
             return
         progress = (len(open_steps), len(wanted))
         if progress == before:
-            raise MaestroError(
+            raise (last and find_cause(instance, last)) or MaestroError(
                 f"Dagster ended the run with {len(open_steps)} steps and {len(wanted)} assets open",
                 place=f"run {run_id}",
-                remedy="see the run's events in the Dagster UI, then `maestro retry`",
+                remedy="see the run's events in the Dagster UI",
                 code="dagster-run",
             )
         before = progress
         everything = not recorded and not any(step.status in ENDED for step in view.steps)
-        execute_in_dagster(instance, job, plan, view, None if everything else wanted, runtime)
+        last = execute_in_dagster(instance, job, plan, view, None if everything else wanted, runtime).run_id
 
 
 def close_and_record(

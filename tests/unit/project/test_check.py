@@ -36,7 +36,7 @@ def examine(root: Path, **environment: str) -> dict[str, Finding]:
 def test_the_starter_has_no_error(project: Path) -> None:
     found = examine(project)
     assert {name: finding for name, finding in found.items() if finding.status == "error"} == {}
-    assert len(found) == 15
+    assert len(found) == 17
     assert {finding.check for finding in check_machine()} == {"python", "git"}
 
 

@@ -250,7 +250,7 @@ def test_a_run_that_was_taken_up_again_is_not_told_as_a_start(bench: Bench) -> N
     assert made.said == ["release a goes on, shop@refs/heads/main"]
     bench.end(Job("maestro", "a"), -9)
     bench.dispatcher.fill()
-    assert made.said[1:] == ["the process of a ended with -9 before its run did"]
+    assert made.said[1:] == ["the process of a ended with -9 before its run did: see `maestro logs a`"]
 
 
 def test_the_end_is_told_also_when_the_fork_server_died_meanwhile(news: News) -> None:
