@@ -43,6 +43,7 @@ def command(
     project's key and names the digest of every file.
     """
     from maestro_dagster.project.backup import back_up
+    from maestro_dagster.project.backup_object import plain_full
     from maestro_dagster.project.backup_target import list_backups
     from maestro_dagster.project.root import find_project
 
@@ -51,7 +52,10 @@ def command(
         emit({"backups": found}, as_json, "\n".join(found) or "there is no backup here")
         return 0
     passphrase = read_passphrase(passphrase_file)
-    report = back_up(find_project(), target, passphrase=passphrase, leave_out=leave_out, say=show_progress())
+    with plain_full("maestro backup"):
+        report = back_up(
+            find_project(), target, passphrase=passphrase, leave_out=leave_out, say=show_progress()
+        )
     if passphrase is None:
         click.echo(
             "warning: without a passphrase private keys and secrets are not in the backup: keep them apart",

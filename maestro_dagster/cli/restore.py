@@ -53,6 +53,7 @@ def command(
     The folder may hold keys and secrets, and nothing else. Flows, policies and settings are the project's
     files and come from its repository. Stopped at any moment, the same command goes on to the end.
     """
+    from maestro_dagster.project.backup_object import plain_full
     from maestro_dagster.project.restore import restore
     from maestro_dagster.project.root import find_project
 
@@ -67,15 +68,16 @@ def command(
         done = "restored" if found.written else "verified"
         emit(found.to_json(), as_json, f"{done} {found.place}: as in the backup {found.backup}")
         return 0
-    report = restore(
-        find_project(unfinished=True),
-        target,
-        backup=backup,
-        keys=keys,
-        passphrase=passphrase,
-        check=check,
-        say=say,
-    )
+    with plain_full("maestro restore"):
+        report = restore(
+            find_project(unfinished=True),
+            target,
+            backup=backup,
+            keys=keys,
+            passphrase=passphrase,
+            check=check,
+            say=say,
+        )
     missing = f"; not in the backup: {', '.join(report.left_out)}" if report.left_out else ""
     ended = f", {len(report.adopted)} ended later, as their evidence tells" if report.adopted else ""
     for each in report.lost:

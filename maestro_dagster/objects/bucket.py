@@ -54,7 +54,7 @@ class Bucket:
         """Everything below a prefix, by name."""
         files, root = self._open()
         folder = f"{root}/{prefix}".rstrip("/")
-        found = self._ask("listed", folder, lambda: files.find(folder, detail=True), missing={})
+        found = self._ask("listed", prefix, lambda: files.find(folder, detail=True), missing={})
         return {path[len(root) + 1 :]: _read_stat(info) for path, info in found.items()}
 
     def stat(self, name: str) -> Stat | None:

@@ -34,6 +34,7 @@ from maestro_dagster.project.backup_moment import (
     hold_folder,
     read_moment,
 )
+from maestro_dagster.project.backup_object import BackupObjects
 from maestro_dagster.project.backup_source import (
     BINARY,
     find_databases,
@@ -121,7 +122,7 @@ def back_up(
     if project.settings.database:
         require_moved(project)  # its tables are still empty: a backup of them would hold nothing
     signer = load_signer(project.keys)
-    work = _Backup(project, open_store(target), say)
+    work = _Backup(project, BackupObjects(target), say)
     sealed = _seal(project, passphrase, work)
     scratch = project.home / "scratch"
     with hold_folder(project.spool, scratch) as spool, hold_folder(project.inbox, scratch) as events:

@@ -52,6 +52,17 @@ class Statements:
         found = (name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX))
         return sorted(name for name in found if is_backup_id(name))
 
+    def require_bucket(self) -> None:
+        """Raises ProjectError (`backup-target`) where not even the bucket is there."""
+        from maestro_dagster.costs.folder import RemoteFolder
+
+        if self._place.startswith("s3://") and isinstance(self._folder, RemoteFolder):
+            files, bucket = self._folder.files, self._place.removeprefix("s3://").split("/")[0]
+            if not self._ask(lambda: files.exists(bucket.rpartition("@")[2])):
+                raise target_error(
+                    "there is no such bucket, or these credentials may not see it", self._place
+                )
+
     def place(self, backup: str) -> str:
         """Path or URL of a statement, as it may be shown."""
         return f"{self._place.rstrip('/')}/backups/{backup}{SUFFIX}"

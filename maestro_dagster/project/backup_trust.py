@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from maestro_dagster.artifacts.interface import ArtifactStore
 from maestro_dagster.errors import KeyMissingError, ProjectError
 from maestro_dagster.evidence.dsse import read_envelope
 from maestro_dagster.evidence.key import PRIVATE_NAME, PUBLIC_NAME, load_trusted, read_signer
+from maestro_dagster.evidence.trust import KeyTrust
+from maestro_dagster.objects.bucket import hide_password
+from maestro_dagster.project.backup_object import of_statement
 from maestro_dagster.project.backup_source import SECRET_FOLDERS
-from maestro_dagster.project.backup_statement import read_predicate
+from maestro_dagster.project.backup_statement import open_statement, read_predicate
 from maestro_dagster.project.backup_target import open_statements
 from maestro_dagster.project.root import Project
 from maestro_dagster.project.seal import open_sealed
@@ -27,14 +31,17 @@ def read_newest(target: str, backup: str | None, *, prefer: str | None = None) -
         found = statements.ids()
         backup = prefer if prefer in found else next(reversed(found), None)
     if backup is None:
+        statements.require_bucket()
         raise ProjectError(
             "there is no backup in this place",
-            place=target,
+            place=hide_password(target),
             remedy="give the folder or URL that `maestro backup` was given",
             code="backup-missing",
         )
     signed = statements.read(backup)
-    if read_predicate(read_envelope(signed).payload).get("id") != backup:
+    with of_statement(statements.place(backup)):
+        named = read_predicate(read_envelope(signed).payload).get("id")
+    if named != backup:
         raise ProjectError(
             "the statement is of another backup than its name says: somebody copied or renamed it",
             place=statements.place(backup),
@@ -42,6 +49,13 @@ def read_newest(target: str, backup: str | None, *, prefer: str | None = None) -
             code="backup-malformed",
         )
     return signed
+
+
+def believe(target: str, signed: bytes, trusted: Sequence[bytes]) -> dict[str, Any]:
+    """The predicate of a statement that somebody trusted signed. Raises EvidenceError."""
+    backup = str(read_predicate(read_envelope(signed).payload).get("id"))
+    with of_statement(open_statements(target).place(backup)):
+        return open_statement(signed, KeyTrust(trusted))
 
 
 def open_keys(store: ArtifactStore, signed: bytes, passphrase: str | None) -> dict[str, bytes] | None:

@@ -21,7 +21,6 @@ from maestro_dagster.artifacts.store import open_store
 from maestro_dagster.errors import EvidenceError, ProjectError, StoreError
 from maestro_dagster.evidence.key import load_trusted
 from maestro_dagster.evidence.store import EvidenceStore
-from maestro_dagster.evidence.trust import KeyTrust
 from maestro_dagster.evidence.verify import verify_bundle
 from maestro_dagster.manifest.canonical import digest_bytes
 from maestro_dagster.objects.bucket import Bucket
@@ -34,14 +33,14 @@ from maestro_dagster.project.adopt import (
     find_ended,
     release_budgets,
 )
+from maestro_dagster.project.backup_object import OLDER, BackupObjects, name_file, of_file
 from maestro_dagster.project.backup_source import BINARY, PUBLIC_SUFFIX, SECRET_FOLDERS
 from maestro_dagster.project.backup_statement import (
     Entry,
     Manifest,
-    open_statement,
     read_manifest,
 )
-from maestro_dagster.project.backup_trust import list_trusted, open_keys, read_newest
+from maestro_dagster.project.backup_trust import believe, list_trusted, open_keys, read_newest
 from maestro_dagster.project.dump import Load, finish_tables, is_committed, load_tables, read_columns
 from maestro_dagster.project.restore_place import Place, hold_home, occupied, remove_leftovers
 from maestro_dagster.project.root import Project
@@ -135,12 +134,13 @@ class _Chosen:
 def _restore(chosen: _Chosen, stage: Path, place: Place | None) -> RestoreReport:
     """Into a place, or without one only to verify."""
     project, mark = chosen.project, None if place is None else place.mark
-    store = open_store(chosen.target)
+    store = BackupObjects(chosen.target)
     signed = read_newest(chosen.target, chosen.backup, prefer=None if mark is None else mark.backup)
     sealed = open_keys(store, signed, chosen.passphrase)
     trusted = list_trusted(project, chosen.keys, sealed)
-    about = open_statement(signed, KeyTrust(trusted))
+    about = believe(chosen.target, signed, trusted)
     manifest = read_manifest(store.read(about["manifest"]), about)
+    store.know(manifest)
     again = mark is not None and mark.backup == manifest.id
     if place is not None:
         place.refuse_occupied()
@@ -221,7 +221,8 @@ class _Restore:
             self.store.export(Artifact(entry.digest, BINARY, entry.size), path)
             path.chmod(entry.mode & 0o777)
             if path.suffix in SUFFIXES:
-                check_database(path)
+                with of_file(f"backup {self.manifest.id}, {name_file('home', entry.path)}"):
+                    check_database(path)
         for name, data in sealed.items():
             path = self.stage / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -286,8 +287,8 @@ class _Restore:
         if known != {**lost, **{entry.path: entry.digest for entry in entries}}:
             raise ProjectError(
                 "the journal and the evidence in the backup are not of one moment",
-                place=self.manifest.id,
-                remedy="take another backup",
+                place=f"backup {self.manifest.id}",
+                remedy=OLDER,
                 code="backup-malformed",
             )
         claims = 0
@@ -299,7 +300,7 @@ class _Restore:
                 raise EvidenceError(
                     f"the receipt of the run {entry.path} does not verify: {why}",
                     place=f"backup {self.manifest.id}",
-                    remedy="take another backup, or give the key that signed the run with --key",
+                    remedy="take an older backup with --backup, or give the key that signed it with --key",
                     code="receipt-refused",
                 )
             claims += report.claims
@@ -378,8 +379,8 @@ class _Restore:
         if f"sha256:{found.hexdigest()}" != entry.digest:
             raise StoreError(
                 f"the backup's object {entry.digest} is damaged",
-                place=f"backup {self.manifest.id}, {entry.part} {entry.path}",
-                remedy="take another backup",
+                place=f"backup {self.manifest.id}, {name_file(entry.part, entry.path)}",
+                remedy=OLDER,
                 code="artifact-corrupt",
             )
 

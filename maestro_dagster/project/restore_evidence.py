@@ -8,17 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from maestro_dagster.artifacts.interface import ArtifactStore
-from maestro_dagster.artifacts.store import open_store
 from maestro_dagster.errors import EvidenceError, MaestroError
 from maestro_dagster.evidence.key import load_trusted
 from maestro_dagster.evidence.store import EvidenceStore
-from maestro_dagster.evidence.trust import KeyTrust
 from maestro_dagster.evidence.verify import verify_bundle
+from maestro_dagster.project.backup_object import BackupObjects
 from maestro_dagster.project.backup_source import PUBLIC_SUFFIX
-from maestro_dagster.project.backup_statement import Entry, open_statement, read_manifest
+from maestro_dagster.project.backup_statement import Entry, read_manifest
 from maestro_dagster.project.backup_target import LISTING, open_statements
-from maestro_dagster.project.backup_trust import list_trusted, open_keys, read_newest
+from maestro_dagster.project.backup_trust import believe, list_trusted, open_keys, read_newest
 from maestro_dagster.project.database import find_journal
 from maestro_dagster.project.root import Project
 
@@ -52,7 +50,7 @@ def restore_evidence(
     Nothing is replaced. Raises EvidenceError (`bundle-missing`, `receipt-refused`, `evidence-conflict`), and
     as `restore` does.
     """
-    store = open_store(target)
+    store = BackupObjects(target)
     known = _read_known(project, run_id)
     found = None
     faults: list[MaestroError] = []
@@ -117,7 +115,7 @@ def _verify(data: bytes, run_id: str, keys: Sequence[bytes], backup: str) -> Non
 def _find(
     project: Project,
     target: str,
-    store: ArtifactStore,
+    store: BackupObjects,
     backup: str,
     run_id: str,
     given: tuple[Sequence[Path], str | None],
@@ -126,7 +124,7 @@ def _find(
     keys, passphrase = given
     signed = read_newest(target, backup)
     trusted = list_trusted(project, keys, open_keys(store, signed, passphrase))
-    about = open_statement(signed, KeyTrust(trusted))
+    about = believe(target, signed, trusted)
     manifest = read_manifest(store.read(about["manifest"]), about)
     return trusted, next((each for each in manifest.part("evidence") if each.path == run_id), None)
 

@@ -341,7 +341,7 @@ def test_a_check_tells_it_too(
     assert sorted(asked) == sorted(LATER)
     with engine_of(project) as engine:
         assert engine.services.journal.begun() == ["begun"]
-    monkeypatch.setattr("maestro_dagster.project.root.find_project", lambda: project)
+    monkeypatch.setattr("maestro_dagster.project.root.find_project", lambda **_: project)
     said = CliRunner().invoke(command, [target, "--check"]).stdout
     assert "1 runs had not ended, 4 ended later, as their evidence tells" in said
 
