@@ -80,6 +80,8 @@ def command(
         )
     missing = f"; not in the backup: {', '.join(report.left_out)}" if report.left_out else ""
     ended = f", {len(report.adopted)} ended later, as their evidence tells" if report.adopted else ""
+    for each in report.unplaced:
+        click.echo(f"warning: {each} is not restored, its folder can only be read", err=True)
     for each in report.lost:
         click.echo(f"warning: the evidence of the run {each} was lost before the backup was made", err=True)
     done = "restored" if report.written else "verified"

@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,8 @@ class RestoreReport:
     """`written` is False after a mere check. `open_runs`: runs that had not ended; the loop resumes them.
 
     `adopted`: runs that ended after the backup, taken over from the evidence that they left. `lost`: runs
-    whose evidence was gone already when the backup was made.
+    whose evidence was gone already when the backup was made. `unplaced`: older public keys for which a folder
+    of keys that can only be read has no place.
     """
 
     backup: str
@@ -72,6 +73,7 @@ class RestoreReport:
     left_out: tuple[str, ...]
     written: bool
     lost: tuple[str, ...] = ()
+    unplaced: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -86,6 +88,7 @@ class RestoreReport:
             "left_out": list(self.left_out),
             "restored": self.written,
             "lost": list(self.lost),
+            "unplaced": list(self.unplaced),
         }
 
 
@@ -165,6 +168,7 @@ def _restore(chosen: _Chosen, stage: Path, place: Place | None) -> RestoreReport
                 adopted, manifest.left_out, place is not None, tuple(sorted(manifest.lost)),
             )  # fmt: skip
             if place is not None:
+                report = replace(report, unplaced=place.fit_secrets())
                 work.tell_places(load)
                 place.set_ready(asdict(report))
                 _commit(place, load)
@@ -195,7 +199,7 @@ def _complete(place: Place, project: Project) -> RestoreReport:
     if project.settings.database:
         finish_tables(project.settings.database)
     place.move_in()
-    for name in ("adopted", "left_out", "lost"):
+    for name in ("adopted", "left_out", "lost", "unplaced"):
         told[name] = tuple(told[name])
     return RestoreReport(**told)
 

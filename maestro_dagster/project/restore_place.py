@@ -8,6 +8,7 @@ hidden folder in it, and its entries are renamed into their places one after the
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import secrets
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from maestro_dagster.errors import ProjectError
-from maestro_dagster.project.backup_source import SECRET_FOLDERS
+from maestro_dagster.project.backup_source import PUBLIC_SUFFIX, SECRET_FOLDERS
 from maestro_dagster.project.unfinished import MARK, STAGE, Mark, read_mark, sync_folder
 
 _LOCK: Final = "restore.lock"
@@ -74,6 +75,28 @@ class Place:
                 elif goal.read_bytes() != path.read_bytes():
                     raise occupied(str(path), "another key or secret of this name")
 
+    def fit_secrets(self) -> tuple[str, ...]:
+        """Keys may come from a volume that can only be read. Public ones that it lacks are left out, and told.
+
+        Raises ProjectError (`restore-place`) for others.
+        """
+        left_out = []
+        for path in [each for name in SECRET_FOLDERS for each in sorted((self.stage / name).rglob("*"))]:
+            name = path.relative_to(self.stage)
+            goal = self.home / name
+            if not path.is_file() or goal.exists() or _is_writable(goal.parent):
+                continue
+            if not path.name.endswith(PUBLIC_SUFFIX):
+                raise ProjectError(
+                    f"the folder can only be read, and lacks {goal.name}",
+                    place=str(goal.parent),
+                    remedy="put it there first, from where the folder comes; or make the folder writable",
+                    code="restore-place",
+                )
+            path.unlink()
+            left_out.append(name.as_posix())
+        return tuple(left_out)
+
     def set_ready(self, report: Mapping[str, Any]) -> None:
         """From here on the restore is completed, not begun anew; with a database once that has committed."""
         self.refuse_occupied()
@@ -98,7 +121,7 @@ class Place:
         goal = self.home / source.relative_to(self.stage)
         secret = goal.relative_to(self.home).parts[0] in SECRET_FOLDERS
         if not os.path.lexists(goal):
-            source.rename(goal)
+            _shift(source, goal)
         elif secret and source.is_dir() and goal.is_dir():  # a volume of its own, perhaps
             for each in sorted(source.iterdir()):
                 self._move(each)
@@ -170,6 +193,28 @@ def remove_leftovers(home: Path) -> None:
     for path in home.parent.glob(f".{home.name}.restoring-*"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _shift(source: Path, goal: Path) -> None:
+    """A rename, also into a folder that is a volume of its own."""
+    try:
+        source.rename(goal)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        if source.is_dir():
+            shutil.copytree(source, goal)
+            return
+        draft = goal.with_name(f".{goal.name}.tmp")
+        shutil.copy2(source, draft)
+        draft.replace(goal)
+        sync_folder(goal.parent)
+
+
+def _is_writable(folder: Path) -> bool:
+    while not folder.exists():
+        folder = folder.parent
+    return os.access(folder, os.W_OK)
 
 
 def _is_allowed(path: Path) -> bool:

@@ -87,6 +87,33 @@ def test_a_state_folder_that_is_a_mount_point(used: Project, target: str, mounte
     assert not (mounted / MARK).exists()
 
 
+@pytest.mark.parametrize("mode", ["ro", "rw"])
+def test_keys_that_are_a_volume_of_their_own(used: Project, tmp_path: Path, mode: str) -> None:
+    """As in the compose file and the chart: of the keys of today, and read only."""
+    target, lost, given = str(tmp_path / "backups"), used.root / "lost", tmp_path / "given"
+    (used.keys / "older.pub.pem").write_bytes((used.keys / "maestro.pub.pem").read_bytes())
+    back_up(used, target, passphrase=PASSPHRASE)
+    used.home.rename(lost)
+    shutil.copytree(lost / "keys", given)
+    (given / "older.pub.pem").unlink()
+    used.keys.mkdir(parents=True)
+    bind = ["mount", "--bind", str(given), str(used.keys)]
+    if subprocess.run(bind, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount")
+    try:
+        subprocess.run(["mount", "-o", f"remount,bind,{mode}", str(used.keys)], check=True)
+        if mode == "ro":
+            private = (given / "maestro.pem").rename(tmp_path / "maestro.pem")
+            assert fault(lambda: restore(used, target, passphrase=PASSPHRASE)) == "restore-place"
+            assert [path.name for path in used.home.iterdir()] == ["keys"]
+            private.rename(given / "maestro.pem")
+        done = restore(used, target, passphrase=PASSPHRASE)
+        assert done.unplaced == (("keys/older.pub.pem",) if mode == "ro" else ())
+        assert files(used.home) == files(lost) - set(done.unplaced)
+    finally:
+        subprocess.run(["umount", str(used.keys)], check=True)
+
+
 def test_a_state_folder_that_cannot_be_renamed(
     used: Project, target: str, lost: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
