@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from maestro_dagster.costs.lake import USAGE
 from maestro_dagster.costs.schema import COLUMNS, VERSION, complete_usage, usage_schema
 from maestro_dagster.database.address import use_schema
-from maestro_dagster.errors import CostError
+from maestro_dagster.errors import CostError, MaestroError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,9 +42,6 @@ def commit_days(lake: Lake, name: str, database: str | None = None) -> tuple[str
     itself stays as it is.
     """
     _require_extra()
-    from pyiceberg.exceptions import CommitFailedException
-    from sqlalchemy.exc import SQLAlchemyError
-
     committed: list[str] = []
     try:
         catalogue = open_catalogue(lake, name, database)
@@ -58,7 +55,9 @@ def commit_days(lake: Lake, name: str, database: str | None = None) -> tuple[str
                 warnings.filterwarnings("ignore", "Delete operation did not match", UserWarning)
                 if _commit_day(catalogue, lake, day):
                     committed.append(day)
-    except (SQLAlchemyError, CommitFailedException, OSError, ValueError) as error:
+    except MaestroError:
+        raise
+    except Exception as error:  # the catalogue and each object store raise errors of their own
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise CostError(
             f"the Iceberg table was not brought up to date: {why[:200]}",
@@ -78,7 +77,11 @@ def open_catalogue(lake: Lake, name: str, database: str | None = None) -> SqlCat
         location = f"{lake.location.rstrip('/')}/{FOLDER}"
         # The catalogue names no schema for its two tables: they lie beside Dagster's.
         uri = use_schema(database, "public").replace("postgresql://", "postgresql+psycopg2://", 1)
-        return SqlCatalog(name, uri=uri, warehouse=location if "://" in location else f"file://{location}")
+        if "://" not in location:
+            return SqlCatalog(name, uri=uri, warehouse=f"file://{location}")
+        # Through fsspec, as all that goes there: Arrow's own client knows no AWS_ENDPOINT_URL and no profile.
+        options = {"py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO"}
+        return SqlCatalog(name, uri=uri, warehouse=location, **options)
     if lake.files is not None:
         raise CostError(
             "an Iceberg catalogue cannot be a file in an object store",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,16 @@ def test_without_the_extra_it_is_said(lake: Lake, monkeypatch: pytest.MonkeyPatc
         commit_days(lake, "t/p")
     assert caught.value.error_code == "iceberg-missing"
     assert "maestro-dagster[iceberg]" in caught.value.remedy
+
+
+def test_on_an_object_store_of_ones_own(
+    spool: Spool, s3_bucket: str, new_database: Callable[[], str]
+) -> None:
+    """The endpoint comes from where it comes for all else: AWS_ENDPOINT_URL, a profile of the AWS tools."""
+    lake, database = open_lake(f"{s3_bucket}/lake"), new_database()
+    add(spool, lake, "r1", 1, 2)
+    assert commit_days(lake, "t/p", database) == (DAY,)
+    assert commit_days(lake, "t/p", database) == ()
+    table = open_catalogue(lake, "t/p", database).load_table((NAMESPACE, USAGE))
+    assert table.location().startswith(f"{s3_bucket}/lake/iceberg")
+    assert table.scan().to_arrow().num_rows == 2
