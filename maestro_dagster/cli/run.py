@@ -76,9 +76,12 @@ def command(
 
 def run_and_show(runtime, begin, run_id: str, *, as_json: bool) -> int:  # type: ignore[no-untyped-def]  # noqa: ANN001
     """Executes a run in this process, with a line for each step on a terminal."""
+    from maestro_dagster.database.survey import require_dagster
     from maestro_dagster.workers.foreground import execute_in_foreground
 
     runtime.engine.check_key()  # before the request: a run that cannot be signed would wait forever
+    if runtime.database:
+        require_dagster(runtime.database)  # the same holds of one that Dagster cannot record
     live = not as_json and on_terminal(sys.stderr)
     begin()
     view = execute_in_foreground(runtime, run_id, _tell if live else None)

@@ -53,9 +53,8 @@ def require_schema(
     found, newest = read_revision(connection), list_revisions()[-1]
     if not is_ours(found):
         refuse_misplaced(connection, url)
-    if found is None or dagster:
-        require_rights(connection, url, wording, ours=found is None, dagster=dagster)
     if found is None:
+        require_rights(connection, url, wording, ours=True, dagster=dagster)
         upgrade_schema(url)
     elif found < newest:
         what = f"has tables of revision {found}, this Maestro needs {newest}"

@@ -67,6 +67,27 @@ def require_rights(
         raise wording.fault("rights", what, show_url(url), remedy)
 
 
+def require_dagster(url: str) -> None:
+    """Whether Dagster's tables can be where they belong: for those who are about to open its storage here.
+
+    A project within somebody's own Dagster has them elsewhere, and needs no rights for them.
+
+    Raises DatabaseError (`dagster-misplaced`, `database-rights`, and what the server has to say).
+    """
+    from maestro_dagster.database.pool import Pool
+
+    def look(connection: RawConnection) -> None:
+        refuse_misplaced(connection, url)
+        require_rights(connection, url, ours=False, dagster=True)
+
+    pool = Pool(url, name="maestro-survey")
+    try:
+        connection, _ = pool.insist(look)
+        pool.give(connection)
+    finally:
+        pool.close()
+
+
 def refuse_misplaced(connection: RawConnection, url: str) -> None:
     """Raises DatabaseError (`dagster-misplaced`) where Dagster's tables lie among ours.
 

@@ -280,12 +280,11 @@ def _check_journal(project: Project) -> Finding:
 
 def _check_database(project: Project) -> Finding:
     """Whether the server answers and has the tables. An empty database gets them, as by any command."""
-    from maestro_dagster.project.database import open_journal, refuse_old_layout
+    from maestro_dagster.project.database import check_database, open_journal
 
     try:
-        refuse_old_layout(project)
+        check_database(project)
         journal = open_journal(project)
-        journal.runs(limit=1)
     except MaestroError as error:
         return Finding("journal", "error", error.fact, error.remedy)
     return Finding("journal", "ok", f"the journal lies in {journal.place}")

@@ -53,25 +53,15 @@ def find_journal(project: Project) -> Journal | None:
 def check_database(project: Project) -> None:
     """Whether the database of a project can be used, before anything is begun that needs it.
 
-    It leaves nothing open. Raises ProjectError (`records-not-moved`), JournalError.
+    It leaves nothing open. Raises ProjectError (`records-not-moved`), JournalError, DatabaseError
+    (`dagster-misplaced`, `database-rights`).
     """
+    from maestro_dagster.database.survey import require_dagster
+
     if project.settings.database:
         with contextlib.closing(open_journal(project)) as journal:
             journal.runs(limit=1)
-
-
-def refuse_old_layout(project: Project) -> None:
-    """Raises DatabaseError (`dagster-misplaced`, and what the database has to say)."""
-    from maestro_dagster.database.pool import Pool
-    from maestro_dagster.database.survey import refuse_misplaced
-
-    url = project.settings.database or ""
-    pool = Pool(url, name="maestro-survey")
-    try:
-        connection, _ = pool.insist(lambda raw: refuse_misplaced(raw, url))
-        pool.give(connection)
-    finally:
-        pool.close()
+        require_dagster(project.settings.database)
 
 
 def name_scope(project: Project) -> str:

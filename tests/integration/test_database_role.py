@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import pytest
 
 from maestro_dagster.cli.main import run_command
 from maestro_dagster.database import survey
+from maestro_dagster.database.migration import upgrade_schema
+from maestro_dagster.project.database import open_journal
+from maestro_dagster.project.root import find_project
 from maestro_dagster.project.scaffold import init_project
 
 pytestmark = pytest.mark.slow
@@ -78,7 +82,7 @@ def test_tables_of_dagster_that_an_older_release_put_among_ours_are_noticed(
     url = new_role_database()
     monkeypatch.setenv("MAESTRO_DATABASE", url)
     assert run_command(["migrate", "--json"]) == 0
-    with pytest.raises(Exception, match="0001"):
+    with pytest.raises(Exception, match="Can't locate revision"):
         DagsterPostgresStorage(url)  # as the older release opened it
     assert ("maestro", "runs") in tables(url)
     capsys.readouterr()
@@ -126,6 +130,12 @@ def test_rights_that_lack_are_said_before_anything_is_made(
     if way == "migrate":
         assert json.loads(said)["error"]["code"] == "database-rights"
     assert not tables(url)
+    with contextlib.closing(open_journal(find_project(root))) as journal:
+        upgrade_schema(url)  # as with Dagster's storage elsewhere: only who opens it here is refused
+        assert journal.runs() == []
+        assert run_command(["run", "greet", "--json"]) == 1
+        assert code(capsys) == "database-rights"
+        assert journal.runs() == [], "nothing was requested"
     grant(owner, "few", "USAGE, CREATE ON SCHEMA public")
     assert run_command(["run", "greet", "--json"]) == 0
 
