@@ -1,5 +1,7 @@
 """`/healthz`: the process answers. `/readyz`: it can take in deliveries, and the loop works on them.
 
+`loop` is false while the loop starts and once it stops: it takes no work then.
+
 {"ready": true, "checks": {"deliveries": true, "forges": true, "inbox": true, "loop": true}, "ui": "ready"}
 """
 

@@ -83,7 +83,7 @@ def open_backend(project: Project) -> Backend:
         return found
 
     def checks() -> Mapping[str, bool]:
-        from maestro_dagster.workers.guard import is_loop_running
+        from maestro_dagster.workers.guard import is_loop_ready
 
         reached = _holds(lambda: inbox.recent(1) is not None)
         # An inbox of files lies on the disk that the late ones lie on, and one elsewhere gets nothing while
@@ -94,7 +94,7 @@ def open_backend(project: Project) -> Backend:
             "deliveries": readable and (elsewhere or _holds(late.can_keep)),
             "forges": readable,
             "inbox": reached,
-            "loop": is_loop_running(project.home),
+            "loop": is_loop_ready(project.home),
         }
 
     (project.home / "logs").mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,10 @@ class EngineBoard:
             if run_id not in found and self.is_open(run_id) and not journal.has_live_lease(run_id):
                 found[run_id] = None
         return list(found)
+
+    def holds(self, run_id: str, pid: int) -> bool:
+        mine = f"{socket.gethostname()}:{pid}:"  # as lease_owner has it
+        return any(owner.startswith(mine) for owner in self._engine.services.journal.live_owners(run_id))
 
     def is_open(self, run_id: str) -> bool:
         journal = self._engine.services.journal

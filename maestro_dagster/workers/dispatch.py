@@ -43,6 +43,9 @@ class RunBoard(Protocol):
 
     def is_open(self, run_id: str) -> bool: ...
 
+    def holds(self, run_id: str, pid: int) -> bool:
+        """Whether this process of this machine holds the run: it may be that of another loop by now."""
+
 
 class Starter(Protocol):
     def submit(self, job: Job) -> None: ...
@@ -53,6 +56,7 @@ class Dispatcher:
     """`limit` is how many runs have a process at once; 0 starts none (runs are still recorded).
 
     `look` gives a run for the line that is said when it starts and when it ends; without it none is said.
+    A start is said once the process holds the run, since loops that share a database all try.
     Causes in `own` are started at once. Other requests (the command line, the UI) have a process of
     their own and are taken over only when that never appeared.
     """
@@ -68,7 +72,8 @@ class Dispatcher:
     deaths: dict[str, int] = field(default_factory=dict)
     _not_before: dict[str, float] = field(default_factory=dict)
     _looked: float = 0.0
-    _told: dict[str, float] = field(default_factory=dict)  # runs whose start was said, and when
+    _told: dict[str, float] = field(default_factory=dict)  # runs that have a process, and since when
+    _untold: dict[str, str] = field(default_factory=dict)  # those of them whose start is still to be said
 
     @property
     def running(self) -> int:
@@ -76,6 +81,7 @@ class Dispatcher:
 
     def fill(self) -> None:
         """Starts what may start."""
+        self._tell_starts()
         self._resume()
         if self.running >= self.limit:
             return
@@ -105,12 +111,15 @@ class Dispatcher:
                 self._note_end(event.job.id, event.code)
 
     def _note_end(self, run_id: str, code: int) -> None:
+        if (
+            code == EXIT_BUSY
+        ):  # another loop on the same database was faster: its start and end are that one's
+            self._told.pop(run_id, None)
+            self._untold.pop(run_id, None)
+            self._not_before[run_id] = self.clock() + ORPHAN_SECONDS
+            return
         if not self.board.is_open(run_id):
             self._tell_end(run_id)
-            return
-        if code == EXIT_BUSY:  # another loop on the same database was faster
-            self._told.pop(run_id, None)
-            self._not_before[run_id] = self.clock() + ORPHAN_SECONDS
             return
         if code == EXIT_BLOCKED:  # the operator has to act, and the run waits for that
             self._not_before[run_id] = self.clock() + BLOCKED_SECONDS
@@ -154,9 +163,24 @@ class Dispatcher:
     def _tell_start(self, run_id: str, word: str) -> None:
         if run_id not in self._told and ("maestro", run_id) in self.active:
             self._told[run_id] = self.clock()
+            self._untold[run_id] = word
+
+    def _tell_starts(self) -> None:
+        for run_id in list(self._untold):
+            pid = self.active.get(("maestro", run_id), 0)
+            try:
+                held = bool(pid) and self.board.holds(run_id, pid)
+            except MaestroError:  # the next pass asks again
+                continue
+            if held:
+                self._say_start(run_id)
+
+    def _say_start(self, run_id: str) -> None:
+        if word := self._untold.pop(run_id, ""):
             self._tell(run_id, lambda view: start_line(view, word))
 
     def _tell_end(self, run_id: str) -> None:
+        self._say_start(run_id)  # it was over before anybody looked
         self.deaths.pop(run_id, None)
         self._not_before.pop(run_id, None)
         begun = self._told.pop(run_id, None)

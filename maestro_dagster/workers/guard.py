@@ -47,6 +47,11 @@ def is_loop_running(home: Path) -> bool:
     return False
 
 
+def is_loop_ready(home: Path) -> bool:
+    """Whether a process holds the project's loop, and the loop takes work."""
+    return (home / RUN_FOLDER / "ready").exists() and is_loop_running(home)
+
+
 class LoopGuard:
     """Holds `run/loop.lock`; `run/loop.json` says pid and start, `run/ready` that the loop takes work.
 

@@ -25,6 +25,7 @@ class Board:
     waiting: list[Requested] = field(default_factory=list)
     dead: list[str] = field(default_factory=list)
     open_runs: set[str] = field(default_factory=set)
+    holders: dict[str, int] = field(default_factory=dict)
 
     def requested(self) -> list[Requested]:
         return self.waiting
@@ -34,6 +35,9 @@ class Board:
 
     def is_open(self, run_id: str) -> bool:
         return run_id in self.open_runs
+
+    def holds(self, run_id: str, pid: int) -> bool:
+        return self.holders.get(run_id) == pid
 
 
 @dataclass
@@ -53,6 +57,11 @@ class Bench:
 
     def end(self, job: Job, code: int) -> None:
         self.dispatcher.handle(ChildEvent("ended", job, 7, code))
+
+    def hold(self, run_id: str) -> None:
+        """Its process began, and took the run."""
+        self.dispatcher.handle(ChildEvent("started", Job("maestro", run_id), 7))
+        self.board.holders[run_id] = 7
 
     def started(self) -> list[tuple[str, str]]:
         found = [(job.kind, job.id) for job in self.starter.jobs]
@@ -203,7 +212,38 @@ def news(bench: Bench) -> News:
     bench.board.waiting, bench.board.open_runs = [push("a")], {"a"}
     bench.dispatcher.fill()
     bench.board.waiting = []
+    bench.hold("a")
+    bench.dispatcher.fill()
     return made
+
+
+def test_a_start_is_told_by_the_loop_that_has_the_run(bench: Bench) -> None:
+    """Loops on one database all try; those that lose say nothing, neither of the start nor of the end."""
+    made = News(bench)
+    bench.dispatcher.look, bench.dispatcher.say = made.look, made.said.append
+    bench.board.waiting, bench.board.open_runs = [push("a")], {"a"}
+    bench.dispatcher.fill()
+    bench.dispatcher.handle(ChildEvent("started", Job("maestro", "a"), 7))
+    bench.board.holders["a"] = 8
+    bench.dispatcher.fill()
+    assert made.said == []
+    bench.board.open_runs.clear()  # the other one was quick
+    bench.end(Job("maestro", "a"), EXIT_BUSY)
+    bench.dispatcher.fill()
+    assert made.said == []
+    assert bench.dispatcher.running == 0
+
+
+def test_a_run_that_is_over_at_once_is_told_whole(bench: Bench) -> None:
+    made = News(bench)
+    bench.dispatcher.look, bench.dispatcher.say = made.look, made.said.append
+    bench.board.waiting, bench.board.open_runs = [push("a")], {"a"}
+    bench.dispatcher.fill()
+    made.end(status="succeeded", started_at=1000.0, finished_at=1000.5)
+    assert made.said == [
+        "release a starts, shop@refs/heads/main",
+        "release a succeeded after 0.5 s, shop@refs/heads/main",
+    ]
 
 
 def test_one_line_says_that_a_run_starts_and_one_that_it_ended(news: News) -> None:
@@ -247,6 +287,8 @@ def test_a_run_that_was_taken_up_again_is_not_told_as_a_start(bench: Bench) -> N
     bench.dispatcher.look, bench.dispatcher.say = made.look, made.said.append
     bench.board.dead, bench.board.open_runs = ["a"], {"a"}
     bench.dispatcher.fill()
+    bench.hold("a")
+    bench.dispatcher.fill()
     assert made.said == ["release a goes on, shop@refs/heads/main"]
     bench.end(Job("maestro", "a"), -9)
     bench.dispatcher.fill()
@@ -269,6 +311,9 @@ def test_the_end_is_told_also_when_the_fork_server_died_meanwhile(news: News) ->
 def test_a_run_that_cannot_be_looked_at_stops_nothing(news: News) -> None:
     news.bench.board.waiting = [push("b"), push("c")]
     news.bench.dispatcher.limit = 3
+    news.bench.dispatcher.fill()
+    news.bench.hold("b")
+    news.bench.hold("c")
     news.bench.dispatcher.fill()
     assert news.said[1:] == ["b: no run b", "c: no run c"]
     assert news.bench.started()[1:] == [("maestro", "b"), ("maestro", "c")]
