@@ -10,8 +10,8 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,6 @@ from maestro_dagster.errors import EvidenceError, ProjectError, StoreError
 from maestro_dagster.evidence.key import load_trusted
 from maestro_dagster.evidence.store import EvidenceStore
 from maestro_dagster.evidence.verify import verify_bundle
-from maestro_dagster.manifest.canonical import digest_bytes
-from maestro_dagster.objects.bucket import Bucket
 from maestro_dagster.project.adopt import (
     COLUMNS,
     Believed,
@@ -42,7 +40,8 @@ from maestro_dagster.project.backup_statement import (
 )
 from maestro_dagster.project.backup_trust import believe, list_trusted, open_keys, read_newest
 from maestro_dagster.project.dump import Load, finish_tables, is_committed, load_tables, read_columns
-from maestro_dagster.project.restore_place import Place, hold_home, occupied, remove_leftovers
+from maestro_dagster.project.restore_lake import LakeGoal
+from maestro_dagster.project.restore_place import Place, hold_home, remove_leftovers
 from maestro_dagster.project.root import Project
 from maestro_dagster.project.snapshot import SUFFIXES, check_database
 from maestro_dagster.project.unfinished import Mark, unfinished
@@ -144,12 +143,18 @@ def _restore(chosen: _Chosen, stage: Path, place: Place | None) -> RestoreReport
     about = believe(chosen.target, signed, trusted)
     manifest = read_manifest(store.read(about["manifest"]), about)
     store.know(manifest)
-    again = mark is not None and mark.backup == manifest.id
+    inside = Path(project.lake).is_relative_to(project.home)
+    lake = LakeGoal(
+        store,
+        str(stage / Path(project.lake).relative_to(project.home)) if inside else project.lake,
+        elsewhere=not inside,
+        again=mark is not None and mark.backup == manifest.id,
+    )
     if place is not None:
         place.refuse_occupied()
-        _refuse_lake(project, manifest, again=again)
+        lake.refuse_occupied(entry.path for entry in manifest.part("lake"))
         place.begin(manifest.id)
-    work = _Restore(project, store, manifest, stage, chosen.say, again)
+    work = _Restore(project, store, manifest, stage, chosen.say, lake)
     try:
         # Keys stay in memory when nothing is to be kept of them.
         work.write_home(sealed or {} if place else {})
@@ -175,7 +180,7 @@ def _restore(chosen: _Chosen, stage: Path, place: Place | None) -> RestoreReport
                 place.move_in()
     except BaseException:
         if place is not None and not place.kept:
-            work.undo_lake()
+            lake.undo()
         raise
     return report
 
@@ -213,8 +218,7 @@ class _Restore:
     manifest: Manifest
     stage: Path
     say: Say
-    again: bool = False  # an earlier restore of this backup was stopped here
-    _laid: list[str] = field(default_factory=list)  # files of a lake that lies elsewhere
+    lake: LakeGoal
 
     def write_home(self, sealed: dict[str, bytes]) -> None:
         """The files of the state folder, the databases among them looked through."""
@@ -365,15 +369,6 @@ class _Restore:
                 journal.executemany("UPDATE run SET evidence_path = ? WHERE run_id = ?", places)
         shutil.rmtree(self.stage / "scratch", ignore_errors=True)
 
-    def undo_lake(self) -> None:
-        """Nothing stays in a lake that lies elsewhere: the next restore wants it empty."""
-        for name in self._laid:
-            with suppress(OSError, StoreError):
-                if "://" in self.project.lake:
-                    Bucket(self.project.lake, setting="lake").remove(name)
-                else:
-                    (Path(self.project.lake) / name).unlink(missing_ok=True)
-
     def _compare(self, entry: Entry) -> None:
         from hashlib import sha256
 
@@ -395,7 +390,7 @@ class _Restore:
         elif entry.part == "evidence":
             self._evidence(self.stage).publish(entry.path, self.store.read(entry.digest))
         else:
-            self._place_lake(entry)
+            self.lake.lay(entry)
 
     def _place_artifact(self, artifact: Artifact) -> None:
         goal = open_store(self._inside(self.project.artifact_store))
@@ -406,33 +401,6 @@ class _Restore:
         self.store.export(artifact, copy)
         goal.put_file(copy, BINARY)
         copy.unlink()
-
-    def _place_lake(self, entry: Entry) -> None:
-        artifact, lake = Artifact(entry.digest, BINARY, entry.size), self._inside(self.project.lake)
-        if lake == self.project.lake:  # not in the stage, so it stays behind when this fails
-            self._laid.append(entry.path)
-        if self.again and self._has_lake(entry):
-            return
-        if "://" not in lake:
-            self.store.export(artifact, Path(lake) / entry.path)
-            return
-        pieces = self.store.chunks(artifact.digest)
-        hexadecimal = artifact.digest.removeprefix("sha256:")
-        if not Bucket(lake, setting="lake").create_from(entry.path, pieces, artifact.size, hexadecimal):
-            self._laid.remove(entry.path)
-            raise occupied(f"{lake}/{entry.path}", "the lake is not empty")
-
-    def _has_lake(self, entry: Entry) -> bool:
-        """Whether the restore that was stopped had laid the file there already."""
-        lake = self.project.lake
-        try:
-            if "://" in lake:
-                pieces = list(Bucket(lake, setting="lake").chunks(entry.path))
-            else:
-                pieces = [(Path(lake) / entry.path).read_bytes()]
-        except FileNotFoundError:
-            return False
-        return digest_bytes(b"".join(pieces)) == entry.digest
 
     def _inside(self, place: str) -> str:
         """A place of the project; one in the state folder is in the folder aside, for the time being."""
@@ -446,13 +414,3 @@ class _Restore:
         if stage is not None:
             folder = Path(self._inside(str(folder)))
         return EvidenceStore(folder, self.project.evidence_url)
-
-
-def _refuse_lake(project: Project, manifest: Manifest, *, again: bool) -> None:
-    """A lake outside of the state folder has to be empty, but for what a stopped restore laid there."""
-    lake, names = project.lake, {entry.path for entry in manifest.part("lake")}
-    if names and not Path(lake).is_relative_to(project.home):
-        from maestro_dagster.project.backup_source import open_source
-
-        if set(open_source(lake).list()) - (names if again else set()):
-            raise occupied(lake, "the lake is not empty")

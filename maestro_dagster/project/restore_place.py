@@ -76,7 +76,7 @@ class Place:
                     raise occupied(str(path), "another key or secret of this name")
 
     def fit_secrets(self) -> tuple[str, ...]:
-        """Keys may come from a volume that can only be read. Public ones that it lacks are left out, and told.
+        """Keys may come from a volume that can only be read. Public ones that it lacks are left out and told.
 
         Raises ProjectError (`restore-place`) for others.
         """

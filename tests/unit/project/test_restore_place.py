@@ -379,3 +379,63 @@ class TestWithDatabase:
         """It reads the tables of the backup, without a database to load them into."""
         done = restore(moved, str(tmp_path / "kept"), passphrase=PASSPHRASE, check=True)
         assert (done.receipts, done.open_runs) == (1, 1)
+
+
+LAID = """
+import os, sys
+from pathlib import Path
+from maestro_dagster.project.restore import restore
+from maestro_dagster.project.restore_place import Place
+from maestro_dagster.project.root import open_project
+
+Place.set_ready = lambda *_: os._exit(9)
+restore(open_project(Path(sys.argv[1])), sys.argv[2], passphrase=sys.argv[3])
+"""
+
+
+class TestWithLakeElsewhere:
+    """What a restore lays into a lake outside of the state folder does not stand in the way of the next."""
+
+    @pytest.fixture(params=["folder", "bucket"])
+    def lake(self, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+        bucket = request.getfixturevalue("s3_bucket") if request.param == "bucket" else ""
+        return f"{bucket}/lake" if bucket else str(tmp_path / "lake")
+
+    @pytest.fixture
+    def project(self, used: Project, lake: str, tmp_path: Path) -> Project:
+        from maestro_dagster.project.compaction import compact_project_days, list_waiting_days
+
+        assert list(compact_project_days(used, list_waiting_days(used)))
+        back_up(used, str(tmp_path / "kept"), passphrase=PASSPHRASE)
+        used.home.rename(used.root / "lost")
+        return open_project(used.root, {"MAESTRO_LAKE": lake})
+
+    def test_killed_when_it_was_laid(self, project: Project, lake: str, tmp_path: Path) -> None:
+        from maestro_dagster.project.backup_source import open_source
+
+        target = str(tmp_path / "kept")
+        given = [sys.executable, "-c", LAID, str(project.root), target, PASSPHRASE]
+        done = subprocess.run(given, env=os.environ | {"MAESTRO_LAKE": lake}, check=False)
+        laid = set(open_source(lake).list())
+        assert (done.returncode, bool(laid)) == (9, True)
+        restore(project, target, passphrase=PASSPHRASE)
+        assert set(open_source(lake).list()) == laid
+        assert runs(project) == ["r0", "r1"]
+
+    def test_refused_when_it_was_laid(
+        self, project: Project, lake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from maestro_dagster.project.backup_source import open_source
+        from maestro_dagster.project.restore_place import Place, occupied
+
+        def refuse(*_: object) -> None:
+            raise occupied("here", "somebody was faster")
+
+        monkeypatch.setattr(Place, "set_ready", refuse)
+        target = str(tmp_path / "kept")
+        assert fault(lambda: restore(project, target, passphrase=PASSPHRASE)) == "restore-occupied"
+        assert not open_source(lake).list()
+        assert not project.home.exists()
+        monkeypatch.undo()
+        restore(project, target, passphrase=PASSPHRASE)
+        assert open_source(lake).list()
