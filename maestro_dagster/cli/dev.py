@@ -55,12 +55,12 @@ def command(port: int | None, host: str, no_ui: bool, no_daemon: bool) -> None:
 
     project = find_project()
     os.environ["MAESTRO_PROJECT"] = str(project.root)  # for children, wherever their working directory is
-    if project.settings.database:
-        from maestro_dagster.workers.instance import DATABASE_VARIABLE, dagster_url
-
-        os.environ[DATABASE_VARIABLE] = dagster_url(project.settings.database)
     with LoopGuard(project.home) as guard:
         check_database(project)  # first: what is started would each fail in its own words
+        if project.settings.database:
+            from maestro_dagster.workers.instance import DATABASE_VARIABLE, dagster_url
+
+            os.environ[DATABASE_VARIABLE] = dagster_url(project.settings.database)
         _serve(project, guard, Served(port, host, ui=not no_ui, daemon=not no_daemon))
 
 
