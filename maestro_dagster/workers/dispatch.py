@@ -18,7 +18,7 @@ MAX_DEATHS = 6  # processes that may die on one run before it is closed as faile
 ORPHAN_SECONDS = 2.0  # between looks at runs whose process died
 BACKOFF_SECONDS = 0.25  # doubled with each death of a run's process
 BLOCKED_SECONDS = 30.0  # until a run that waits for the operator is tried again
-EXIT_BLOCKED = 2  # of a child that met KeyMissingError
+EXIT_BLOCKED = 2  # of a child that lacks what others have to bring back: the key, a store, the database
 EXIT_BUSY = 75  # of a child whose run another process holds (EX_TEMPFAIL of sysexits.h): nothing is lost
 FOREIGN_SECONDS = 30.0  # how long a run that was requested elsewhere waits for its own process
 
@@ -123,7 +123,7 @@ class Dispatcher:
             return
         if code == EXIT_BLOCKED:  # the operator has to act, and the run waits for that
             self._not_before[run_id] = self.clock() + BLOCKED_SECONDS
-            self.say(f"{run_id} cannot begin; see logs/workers.log")
+            self.say(f"{run_id} waits for what it needs: see `maestro logs {run_id}` and logs/workers.log")
             return
         died = self.deaths[run_id] = self.deaths.get(run_id, 0) + 1
         # The first death is taken up at once: a machine that was switched off kills every run once.

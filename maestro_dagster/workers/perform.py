@@ -5,16 +5,32 @@ from __future__ import annotations
 import faulthandler
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING
 
-from maestro_dagster.errors import JournalError
-from maestro_dagster.workers.dispatch import EXIT_BUSY
+from maestro_dagster.errors import MaestroError
+from maestro_dagster.telemetry.redaction import hide_printed
+from maestro_dagster.workers.dispatch import EXIT_BLOCKED, EXIT_BUSY
 from maestro_dagster.workers.zygote import PREPARE, Job
 
 if TYPE_CHECKING:
     from maestro_dagster.translate.runtime import RuntimeSource
 
 _EXITS = {"succeeded": 0, "failed": 1, "denied": 3, "cancelled": 4}
+
+# What a run needs is away, and nothing is wrong with the run: it waits, however long that takes.
+_AWAY = frozenset(
+    {
+        "artifact-write",
+        "artifact-unreadable",
+        "store-unavailable",
+        "evidence-unreachable",
+        "evidence-write",
+        "journal-unavailable",
+        "database-unavailable",
+        "disk-full",
+    }
+)
 
 # Imported before the first fork, so that no run pays for them.
 _PRELOADED = (
@@ -83,9 +99,12 @@ def perform_job(job: Job, source: RuntimeSource) -> int:
 
     try:
         view = close_dead_run(source(), job.id) if job.kind == "close" else execute_run(source(), job.id)
-    except JournalError as error:
+    except MaestroError as error:
         if error.error_code == "run-busy":
             return EXIT_BUSY
+        if error.error_code in _AWAY:
+            sys.stderr.write(hide_printed(f"{job.id}: {error}\n"))
+            return EXIT_BLOCKED
         raise
     return _EXITS.get(view.status, 1)
 

@@ -7,6 +7,8 @@ import json
 import re
 import socket
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +20,7 @@ import pytest
 
 from maestro_dagster.cli.main import run_command
 from maestro_dagster.project.scaffold import init_project
+from maestro_dagster.workers.dispatch import EXIT_BLOCKED
 
 pytestmark = pytest.mark.slow
 _FLOW = """\
@@ -171,6 +174,38 @@ def test_the_run_names_the_store_and_goes_on_once_it_is_back(
     assert shown["error"] is None
     assert run_command(["status", run_id]) == 0
     assert "artifact_store" not in _said(capsys)
+
+
+_WORK = """
+import sys
+from maestro_dagster.project.root import find_project
+from maestro_dagster.project.runtime import open_runtime
+from maestro_dagster.workers.perform import perform_job
+from maestro_dagster.workers.zygote import Job
+sys.exit(perform_job(Job("maestro", sys.argv[1]), lambda: open_runtime(find_project())))
+"""
+
+
+def test_a_loop_waits_for_the_store_and_counts_no_death(
+    root: Path, doubtful: _Doubtful, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doubtful.fault = 403
+    assert run_command(["run", "greet", "--json"]) == 1
+    capsys.readouterr()
+    assert run_command(["status", "--json"]) == 0
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+
+    def work() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", _WORK, run["run_id"]]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=False)
+
+    done = work()
+    assert done.returncode == EXIT_BLOCKED, done.stderr
+    assert "artifact_store" in done.stderr
+    assert _SECRET not in done.stdout + done.stderr
+    doubtful.fault = None
+    done = work()
+    assert done.returncode == 0, done.stderr
 
 
 def test_evidence_that_cannot_be_stored_is_told_too(
