@@ -3,21 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maestro_dagster.artifacts.interface import ArtifactStore
-from maestro_dagster.errors import KeyMissingError, ProjectError
+from maestro_dagster.errors import EvidenceError, KeyMissingError, ProjectError
 from maestro_dagster.evidence.dsse import read_envelope
 from maestro_dagster.evidence.key import PRIVATE_NAME, PUBLIC_NAME, load_trusted, read_signer
 from maestro_dagster.evidence.trust import KeyTrust
+from maestro_dagster.evidence.verify import VerifyReport, verify_bundle
 from maestro_dagster.objects.bucket import hide_password
 from maestro_dagster.project.backup_object import of_statement
 from maestro_dagster.project.backup_source import SECRET_FOLDERS
-from maestro_dagster.project.backup_statement import open_statement, read_predicate
+from maestro_dagster.project.backup_statement import Manifest, open_statement, read_manifest, read_predicate
 from maestro_dagster.project.backup_target import open_statements
 from maestro_dagster.project.root import Project
 from maestro_dagster.project.seal import open_sealed
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBackup:
+    """A backup that somebody trusted signed. `sealed`: what its passphrase opened, None without one."""
+
+    manifest: Manifest
+    trusted: tuple[bytes, ...]
+    sealed: dict[str, bytes] | None
+
+
+def open_backup(
+    project: Project,
+    target: str,
+    store: ArtifactStore,
+    backup: str | None,
+    *,
+    keys: Sequence[Path],
+    passphrase: str | None,
+    prefer: str | None = None,
+) -> OpenedBackup:
+    """The backup that `read_newest` finds. Raises as it does, KeyMissingError, EvidenceError, StoreError."""
+    signed = read_newest(target, backup, prefer=prefer)
+    sealed = open_keys(store, signed, passphrase)
+    trusted = list_trusted(project, keys, sealed)
+    about = believe(target, signed, trusted)
+    return OpenedBackup(read_manifest(store.read(about["manifest"]), about), trusted, sealed)
+
+
+def verify_receipt(data: bytes, run_id: str, keys: Sequence[bytes], backup: str) -> VerifyReport:
+    """Of the bundle that a backup has of a run. Raises EvidenceError (`receipt-refused`)."""
+    report = verify_bundle(data, keys)
+    if not report.ok or report.run_id != run_id:
+        why = "; ".join(map(str, report.problems[:3])) or f"it is of the run {report.run_id}"
+        raise EvidenceError(
+            f"the receipt of the run {run_id} does not verify: {why}",
+            place=f"backup {backup}",
+            remedy="take an older backup with --backup, or give the key that signed it with --key",
+            code="receipt-refused",
+        )
+    return report
 
 
 def read_newest(target: str, backup: str | None, *, prefer: str | None = None) -> bytes:

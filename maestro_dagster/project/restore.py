@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.artifacts.interface import Artifact, ArtifactStore
 from maestro_dagster.artifacts.store import open_store
-from maestro_dagster.errors import EvidenceError, ProjectError, StoreError
+from maestro_dagster.errors import ProjectError, StoreError
 from maestro_dagster.evidence.key import load_trusted
 from maestro_dagster.evidence.store import EvidenceStore
-from maestro_dagster.evidence.verify import verify_bundle
 from maestro_dagster.project.adopt import (
     COLUMNS,
     Believed,
@@ -33,12 +32,8 @@ from maestro_dagster.project.adopt import (
 )
 from maestro_dagster.project.backup_object import OLDER, BackupObjects, name_file, of_file
 from maestro_dagster.project.backup_source import BINARY, PUBLIC_SUFFIX, SECRET_FOLDERS
-from maestro_dagster.project.backup_statement import (
-    Entry,
-    Manifest,
-    read_manifest,
-)
-from maestro_dagster.project.backup_trust import believe, list_trusted, open_keys, read_newest
+from maestro_dagster.project.backup_statement import Entry, Manifest
+from maestro_dagster.project.backup_trust import open_backup, verify_receipt
 from maestro_dagster.project.dump import Load, finish_tables, is_committed, load_tables, read_columns
 from maestro_dagster.project.restore_lake import LakeGoal
 from maestro_dagster.project.restore_place import Place, hold_home, remove_leftovers
@@ -137,11 +132,11 @@ def _restore(chosen: _Chosen, stage: Path, place: Place | None) -> RestoreReport
     """Into a place, or without one only to verify."""
     project, mark = chosen.project, None if place is None else place.mark
     store = BackupObjects(chosen.target)
-    signed = read_newest(chosen.target, chosen.backup, prefer=None if mark is None else mark.backup)
-    sealed = open_keys(store, signed, chosen.passphrase)
-    trusted = list_trusted(project, chosen.keys, sealed)
-    about = believe(chosen.target, signed, trusted)
-    manifest = read_manifest(store.read(about["manifest"]), about)
+    opened = open_backup(
+        project, chosen.target, store, chosen.backup,
+        keys=chosen.keys, passphrase=chosen.passphrase, prefer=None if mark is None else mark.backup,
+    )  # fmt: skip
+    manifest, trusted, sealed = opened.manifest, opened.trusted, opened.sealed
     store.know(manifest)
     inside = Path(project.lake).is_relative_to(project.home)
     lake = LakeGoal(
@@ -302,16 +297,8 @@ class _Restore:
         claims = 0
         for number, entry in enumerate(entries, start=1):
             self.say(f"evidence: {number} of {len(entries)} receipts")
-            report = verify_bundle(self.store.read(entry.digest), keys)
-            if not report.ok or report.run_id != entry.path:
-                why = "; ".join(map(str, report.problems[:3])) or f"it is of the run {report.run_id}"
-                raise EvidenceError(
-                    f"the receipt of the run {entry.path} does not verify: {why}",
-                    place=f"backup {self.manifest.id}",
-                    remedy="take an older backup with --backup, or give the key that signed it with --key",
-                    code="receipt-refused",
-                )
-            claims += report.claims
+            data = self.store.read(entry.digest)
+            claims += verify_receipt(data, entry.path, keys, self.manifest.id).claims
         return claims
 
     def adopt_ended(

@@ -11,12 +11,11 @@ from typing import Any
 from maestro_dagster.errors import EvidenceError, MaestroError
 from maestro_dagster.evidence.key import load_trusted
 from maestro_dagster.evidence.store import EvidenceStore
-from maestro_dagster.evidence.verify import verify_bundle
 from maestro_dagster.project.backup_object import BackupObjects
 from maestro_dagster.project.backup_source import PUBLIC_SUFFIX
-from maestro_dagster.project.backup_statement import Entry, read_manifest
+from maestro_dagster.project.backup_statement import Entry
 from maestro_dagster.project.backup_target import LISTING, open_statements
-from maestro_dagster.project.backup_trust import believe, list_trusted, open_keys, read_newest
+from maestro_dagster.project.backup_trust import open_backup, verify_receipt
 from maestro_dagster.project.database import find_journal
 from maestro_dagster.project.root import Project
 
@@ -75,7 +74,7 @@ def restore_evidence(
     each, trusted, entry = found
     data = store.read(entry.digest)
     own = load_trusted(sorted(project.keys.glob(f"*{PUBLIC_SUFFIX}")))
-    _verify(data, run_id, [*trusted, *own], each)
+    verify_receipt(data, run_id, [*trusted, *own], each)
     goal = EvidenceStore(project.evidence, project.evidence_url)
     stored = goal.find(run_id, entry.digest).stored
     if stored == "changed":
@@ -100,18 +99,6 @@ def _read_known(project: Project, run_id: str) -> str | None:
         return journal.run(run_id).evidence_digest
 
 
-def _verify(data: bytes, run_id: str, keys: Sequence[bytes], backup: str) -> None:
-    report = verify_bundle(data, keys)
-    if not report.ok or report.run_id != run_id:
-        why = "; ".join(map(str, report.problems[:3])) or f"it is of the run {report.run_id}"
-        raise EvidenceError(
-            f"the receipt of the run {run_id} does not verify: {why}",
-            place=f"backup {backup}",
-            remedy="take an older backup with --backup, or give the key that signed the run with --key",
-            code="receipt-refused",
-        )
-
-
 def _find(
     project: Project,
     target: str,
@@ -122,11 +109,9 @@ def _find(
 ) -> tuple[tuple[bytes, ...], Entry | None]:
     """Whose signature counts for a backup, and what it has of a run."""
     keys, passphrase = given
-    signed = read_newest(target, backup)
-    trusted = list_trusted(project, keys, open_keys(store, signed, passphrase))
-    about = believe(target, signed, trusted)
-    manifest = read_manifest(store.read(about["manifest"]), about)
-    return trusted, next((each for each in manifest.part("evidence") if each.path == run_id), None)
+    opened = open_backup(project, target, store, backup, keys=keys, passphrase=passphrase)
+    entries = opened.manifest.part("evidence")
+    return opened.trusted, next((each for each in entries if each.path == run_id), None)
 
 
 def _missing(run_id: str, target: str, backup: str | None) -> EvidenceError:
