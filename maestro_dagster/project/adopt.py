@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maestro_dagster.costs.account import is_of_run
 from maestro_dagster.costs.counter_sqlite import unpack_keys
@@ -51,6 +51,10 @@ class Believed:
     tenant: str
     env: str
 
+    def is_ours(self, context: Mapping[str, Any]) -> bool:
+        """Others may have the same key: two environments of one project."""
+        return (context.get("tenant"), context.get("env")) == (self.tenant, self.env)
+
 
 def find_ended(
     store: EvidenceStore, known: Mapping[str, KnownRun], believed: Believed, keep: Keep
@@ -70,9 +74,13 @@ def find_ended(
             data = _read_checked(store, run_id, run, believed.keys)
         else:
             continue
-        if data is not None:
-            found.append(read_ended(data))
-            keep(run_id, data)
+        if data is None:
+            continue
+        ended = read_ended(data)
+        if run is None and not believed.is_ours(ended.context):
+            continue
+        found.append(ended)
+        keep(run_id, data)
     return sorted(found, key=lambda ended: (ended.begun_at, ended.run_id))
 
 
@@ -145,7 +153,7 @@ def _differences(
 
 
 def _read_own(store: EvidenceStore, run_id: str, believed: Believed) -> bytes | None:
-    """The bundle of a run that the journal does not know; None where it is not this project's for certain.
+    """The bundle of a run that the journal does not know; None where no key of this project signed it.
 
     Others may keep theirs in the same place, and nothing of the journal waits for it.
     """
@@ -160,8 +168,7 @@ def _read_own(store: EvidenceStore, run_id: str, believed: Believed) -> bytes | 
     report = verify_bundle(data, believed.own)
     if not report.ok or report.run_id != run_id or report.run_status not in FINAL:
         return None
-    told = read_ended(data).context
-    return data if (told.get("tenant"), told.get("env")) == (believed.tenant, believed.env) else None
+    return data
 
 
 def refuse(place: str, run_id: str, why: str) -> EvidenceError:
@@ -181,9 +188,8 @@ def _adopt(connection: Connection, run: RunRow, ended: EndedRun, place: str) -> 
         raise refuse(place, run_id, f"it ended as {ended.status}, and in the journal as {run.status}")
     rows = list(make_rows(ended, reading.read_steps(connection, run_id), run.git))
     for row in rows:
-        if (
-            row.iteration == WHOLE and row.status in _TRIED
-        ):  # its last attempt may have begun before the backup
+        # Its last attempt may have begun before the backup.
+        if row.iteration == WHOLE and row.status in _TRIED:
             at = row.finished_at or 0.0
             writing.end_attempt(connection, run_id, row, row.attempts, row.status, row.error, at)
     writing.finish_run(  # which changes nothing where the journal lacks the evidence alone
