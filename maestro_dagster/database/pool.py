@@ -210,3 +210,14 @@ def is_lost(connection: RawConnection | None, error: Exception) -> bool:
     return connection is not None and bool(
         connection.closed or connection.get_transaction_status() == TRANSACTION_STATUS_UNKNOWN
     )
+
+
+def look_at(url: str, look: Callable[[RawConnection], T], *, name: str) -> T:
+    """What `look` finds, on a connection of its own that is closed behind it. Raises as `Pool.insist`."""
+    pool = Pool(url, name=name)
+    try:
+        connection, found = pool.insist(look)
+        pool.give(connection)
+    finally:
+        pool.close()
+    return found

@@ -74,18 +74,13 @@ def require_dagster(url: str) -> None:
 
     Raises DatabaseError (`dagster-misplaced`, `database-rights`, and what the server has to say).
     """
-    from maestro_dagster.database.pool import Pool
+    from maestro_dagster.database.pool import look_at
 
     def look(connection: RawConnection) -> None:
         refuse_misplaced(connection, url)
         require_rights(connection, url, ours=False, dagster=True)
 
-    pool = Pool(url, name="maestro-survey")
-    try:
-        connection, _ = pool.insist(look)
-        pool.give(connection)
-    finally:
-        pool.close()
+    look_at(url, look, name="maestro-survey")
 
 
 def refuse_misplaced(connection: RawConnection, url: str) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from maestro_dagster.project.root import Project
 
 Say = Callable[[str], None]
+_NAME = "maestro-migrate"  # of its connections, as the server lists them
 _BATCH = 5000  # events of usage in one statement
 _JOURNAL = (
     Table("flow", ("digest",)),
@@ -167,7 +168,9 @@ def _read_copied(project: Project, url: str, home: str, *, owned: bool = True) -
 
 def read_database(url: str, *, dagster: bool = False) -> str | None:
     """The revision of its tables; changes nothing. Raises as `upgrade_database`."""
-    return _look_at(url, lambda connection: _survey(connection, url, dagster=dagster))
+    from maestro_dagster.database.pool import look_at
+
+    return look_at(url, lambda connection: _survey(connection, url, dagster=dagster), name=_NAME)
 
 
 def _survey(connection: Any, url: str, *, dagster: bool) -> str | None:
@@ -180,18 +183,6 @@ def _survey(connection: Any, url: str, *, dagster: bool) -> str | None:
     return found
 
 
-def _look_at(url: str, look: Callable[[Any], str | None]) -> str | None:
-    from maestro_dagster.database.pool import Pool
-
-    pool = Pool(url, name="maestro-migrate")
-    try:
-        connection, found = pool.insist(look)
-        pool.give(connection)
-    finally:
-        pool.close()
-    return found
-
-
 def upgrade_database(url: str, *, dagster: bool = False) -> tuple[str | None, str]:
     """Brings the tables to this Maestro's revision; gives the one before and the one after.
 
@@ -199,6 +190,7 @@ def upgrade_database(url: str, *, dagster: bool = False) -> tuple[str | None, st
     `dagster-misplaced`, `loop-running`, `runs-going`) before anything is changed.
     """
     from maestro_dagster.database.migration import list_revisions, require_schema, upgrade_schema
+    from maestro_dagster.database.pool import look_at
     from maestro_dagster.database.survey import refuse_live
 
     newest = list_revisions()[-1]
@@ -212,7 +204,7 @@ def upgrade_database(url: str, *, dagster: bool = False) -> tuple[str | None, st
         require_schema(connection, url)  # one that is newer is refused
         return found
 
-    return _look_at(url, upgrade), newest
+    return look_at(url, upgrade, name=_NAME), newest
 
 
 def show_place(url: str) -> str:
