@@ -111,9 +111,8 @@ class Dispatcher:
                 self._note_end(event.job.id, event.code)
 
     def _note_end(self, run_id: str, code: int) -> None:
-        if (
-            code == EXIT_BUSY
-        ):  # another loop on the same database was faster: its start and end are that one's
+        # Another loop on the same database was faster: start and end are that one's to tell.
+        if code == EXIT_BUSY:
             self._told.pop(run_id, None)
             self._untold.pop(run_id, None)
             self._not_before[run_id] = self.clock() + ORPHAN_SECONDS
